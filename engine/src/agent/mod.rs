@@ -1,0 +1,1 @@
+//! The mobility agent put together: exports, capture, session to the process server.

@@ -1,0 +1,1 @@
+//! The process server's cache: the open segment file, group commit, recovery, limits.

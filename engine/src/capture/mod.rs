@@ -1,0 +1,1 @@
+//! The write path on the protected machine: order, overlap, the activity log, the scanner, the overload ladder.

@@ -1,0 +1,1 @@
+//! The control protocol: enrolment, assignments, commands and heartbeats.

@@ -1,0 +1,1 @@
+//! The log writer's pure cores: sequencing batches into segments, filling slots in order, fencing.

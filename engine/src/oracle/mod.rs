@@ -1,0 +1,1 @@
+//! The oracle: stamped blocks, the journal of what was acknowledged, and the checker.

@@ -1,0 +1,1 @@
+//! TLS 1.3 with mutual authentication, certificates, and length-prefixed messages over it.

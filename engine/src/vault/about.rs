@@ -1,0 +1,1 @@
+//! A machine's description: disks, timelines, its wrapped data key.

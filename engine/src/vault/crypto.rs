@@ -1,0 +1,1 @@
+//! Keys and the sealing of bytes: HKDF, AES-256-GCM.

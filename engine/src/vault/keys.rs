@@ -1,0 +1,1 @@
+//! The key object: the vault's identity and its key slots.

@@ -1,0 +1,1 @@
+//! The manifest of a timeline: floor, epoch, pins, live runs.

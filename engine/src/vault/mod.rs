@@ -1,0 +1,11 @@
+//! The vault: what lies in the object store, how it is written and how it is read.
+
+pub mod about;
+pub mod crypto;
+pub mod keys;
+pub mod layout;
+pub mod manifest;
+pub mod read;
+pub mod segment;
+pub mod state;
+pub mod store;

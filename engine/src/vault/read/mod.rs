@@ -1,0 +1,1 @@
+//! Reading a vault: tail, points, extent maps, volumes, verify, restore.

@@ -1,0 +1,1 @@
+//! The segment: the immutable object that fills one log slot.

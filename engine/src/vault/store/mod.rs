@@ -1,0 +1,141 @@
+//! The store port: what Farshore asks of an object store, and no more.
+//!
+//! An object is immutable but for the manifests, which change only by [`ObjectStore::put_if_match`]. Creating is
+//! create-if-absent, in two steps so that the bytes of later objects may travel while an earlier one is still being
+//! published: [`ObjectStore::stage`] brings the bytes to the store under a token, [`ObjectStore::publish`] makes
+//! them the object, or says that another is there already. Staged bytes that are never published become garbage
+//! that the adapter clears away.
+//!
+//! Every error leaves it open whether the effect took place unless it says otherwise: callers look
+//! (`get_range`) before they conclude (see `log::committer`).
+
+#[cfg(any(test, feature = "testing"))]
+pub mod faulty;
+pub mod folder;
+pub mod memory;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::layout::ObjectName;
+
+/// What the next step after a failed store call is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StoreErrorKind {
+    /// The object is not there.
+    NotFound,
+    /// The store has no room.
+    Full,
+    /// The store refuses these credentials, or may not write there.
+    Denied,
+    /// The store does not answer, or answered "later": try again.
+    Unavailable,
+    /// What was asked for makes no sense to this store (a name it cannot hold, a range past the end).
+    Refused,
+    /// The store cannot do what a vault needs (no atomic create): choose another place.
+    Unsuitable,
+}
+
+/// A store call that failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{doing}: {cause}")]
+pub struct StoreError {
+    /// What to do next.
+    pub kind: StoreErrorKind,
+    /// Verb and thing, as "publish machines/…/log/0000000000000001".
+    pub doing: String,
+    /// What the store said.
+    pub cause: String,
+}
+
+/// An object's version, as the store names it; compared, never interpreted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ETag(pub String);
+
+/// What became of a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PutOutcome {
+    /// The object is there with these bytes, durable.
+    Created,
+    /// An object was there before; nothing changed. It may be this caller's own, from a try whose answer was lost.
+    AlreadyExists,
+}
+
+/// What became of a conditional replace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SwapOutcome {
+    /// The object has these bytes, durable, under this version.
+    Swapped(ETag),
+    /// The object had another version (or was there, or was missing, against what was expected); nothing changed.
+    Conflict,
+}
+
+/// An object's size and version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Version.
+    pub etag: ETag,
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The object.
+    pub name: ObjectName,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// Bytes that were brought to the store and are no object yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staged {
+    /// The object they will be.
+    pub name: ObjectName,
+    /// Adapter's own: where they lie.
+    pub token: String,
+    /// How many they are.
+    pub bytes: u64,
+}
+
+/// An object store, or a folder that behaves like one.
+#[async_trait]
+pub trait ObjectStore: Send + Sync {
+    /// Brings `parts` (one object, cut anywhere) to the store. `token` is the caller's: it names epoch, writer
+    /// and content, so that rivals' bytes never mix. Durable only once published.
+    async fn stage(&self, name: &ObjectName, token: &str, parts: Vec<Bytes>) -> Result<Staged, StoreError>;
+
+    /// Makes staged bytes the object, if none is there. Durable on return.
+    async fn publish(&self, staged: &Staged) -> Result<PutOutcome, StoreError>;
+
+    /// Replaces the object whose version is `expected` (`None`: it must not exist). Durable on return.
+    async fn put_if_match(
+        &self,
+        name: &ObjectName,
+        expected: Option<&ETag>,
+        bytes: Bytes,
+    ) -> Result<SwapOutcome, StoreError>;
+
+    /// The whole object and its version.
+    async fn get(&self, name: &ObjectName) -> Result<(Bytes, ETag), StoreError>;
+
+    /// `len` bytes from `offset` on, or fewer where the object ends; an offset past the end is `Refused`.
+    async fn get_range(&self, name: &ObjectName, offset: u64, len: u64) -> Result<Bytes, StoreError>;
+
+    /// Size and version.
+    async fn head(&self, name: &ObjectName) -> Result<ObjectMeta, StoreError>;
+
+    /// Up to `limit` objects whose names begin with `prefix`, in order of names, after `after`. A list may be
+    /// stale: it may miss what was created just now.
+    async fn list(&self, prefix: &str, after: Option<&ObjectName>, limit: usize) -> Result<Vec<Listed>, StoreError>;
+
+    /// Removes an object; one that is not there is no error.
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError>;
+
+    /// Create-if-absent in one step.
+    async fn put_if_absent(&self, name: &ObjectName, token: &str, bytes: Bytes) -> Result<PutOutcome, StoreError> {
+        let staged = self.stage(name, token, vec![bytes]).await?;
+        self.publish(&staged).await
+    }
+}
