@@ -1,0 +1,1 @@
+//! The control plane: orchestrator, links to process servers, jobs, state store and certificate authority.

@@ -1,0 +1,1 @@
+//! Supervision that holds when a child panics.
