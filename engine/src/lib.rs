@@ -9,6 +9,7 @@ pub mod cache;
 pub mod capture;
 pub mod codec;
 pub mod control;
+pub mod defaults;
 pub mod digest;
 pub mod ids;
 pub mod log;

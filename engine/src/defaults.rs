@@ -1,0 +1,37 @@
+//! The default of everything that can be set, in one table. `docs/operations.md` is checked against it.
+
+/// Management (REST, dashboard): the 443-class port of Site Recovery, unprivileged.
+pub const MANAGEMENT_PORT: u16 = 8443;
+/// Replication data: Site Recovery's port.
+pub const REPLICATION_PORT: u16 = 9443;
+/// Control sessions of agents and process servers.
+pub const CONTROL_PORT: u16 = 9444;
+
+/// Time between marks under load, in milliseconds.
+pub const MARK_INTERVAL_MS: u64 = 1_000;
+/// Oldest that an open segment gets, in milliseconds: with the mark interval, half of the RPO the product promises.
+pub const SEAL_INTERVAL_MS: u64 = 2_000;
+/// Size at which a segment closes, in bytes: at 100 MB/s six objects a second, each still one cheap request.
+pub const SEGMENT_BYTES_TARGET: u64 = 16 << 20;
+/// RPO at which a machine's health is a warning, in seconds.
+pub const RPO_WARNING_SECONDS: u64 = 30;
+/// RPO at which a machine's health is critical, in seconds.
+pub const RPO_CRITICAL_SECONDS: u64 = 300;
+/// Most that cached segments may take, in bytes.
+pub const CACHE_BYTES_MAX: u64 = 10 << 30;
+/// Most that an agent holds in memory until it is committed, in bytes.
+pub const AGENT_MEMORY_BYTES_MAX: u64 = 128 << 20;
+
+/// Name, value and unit of every default, for the documentation.
+pub const TABLE: &[(&str, u64, &str)] = &[
+    ("management port", MANAGEMENT_PORT as u64, "TCP"),
+    ("replication port", REPLICATION_PORT as u64, "TCP"),
+    ("control port", CONTROL_PORT as u64, "TCP"),
+    ("mark interval", MARK_INTERVAL_MS, "ms"),
+    ("seal interval", SEAL_INTERVAL_MS, "ms"),
+    ("segment size", SEGMENT_BYTES_TARGET, "bytes"),
+    ("RPO warning", RPO_WARNING_SECONDS, "s"),
+    ("RPO critical", RPO_CRITICAL_SECONDS, "s"),
+    ("cache", CACHE_BYTES_MAX, "bytes"),
+    ("agent memory", AGENT_MEMORY_BYTES_MAX, "bytes"),
+];

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Installs what the tests need and the machine lacks: says what, then does it (root, or sudo where there is one).
+# Starts no service and leaves none. A missing privilege is not hidden: the tests that need it say so.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# command : Debian package that brings it
+needs=(
+  "qemu-io:qemu-utils" "qemu-storage-daemon:qemu-utils" "nbdinfo:libnbd-bin" "nbdcopy:libnbd-bin" "nbdfuse:libnbd-bin"
+  "nbdkit:nbdkit" "fio:fio" "mkfs.xfs:xfsprogs" "xfs_repair:xfsprogs" "mke2fs:e2fsprogs" "e2fsck:e2fsprogs"
+  "sqlite3:sqlite3" "fusermount3:fuse3" "losetup:mount" "curl:curl" "openssl:openssl"
+)
+PATH="$PATH:/usr/sbin:/sbin"
+missing=()
+for need in "${needs[@]}"; do
+  command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+done
+/usr/bin/python3 -c 'import nbd' 2>/dev/null || missing+=(python3-libnbd)
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+
+if ((${#missing[@]})); then
+  mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+  echo "setup: installing ${missing[*]}"
+  as_root=()
+  if ((EUID != 0)); then
+    command -v sudo >/dev/null || { echo "setup: not root and no sudo: install them by hand, then run again"; exit 1; }
+    as_root=(sudo)
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  # PostgreSQL's package would make and start a cluster of its own.
+  if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
+    "${as_root[@]}" mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' | "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+  fi
+  apt=("${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0)
+  "${apt[@]}" update
+  "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
+else
+  echo "setup: nothing is missing"
+fi

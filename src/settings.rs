@@ -1,0 +1,296 @@
+//! Configuration: defaults, then one TOML file, then the environment, then flags; each value knows where it came from.
+//!
+//! `FARSHORE_CACHE__BYTES_MAX=...` sets `cache.bytes_max`. A key that nobody knows is an error, in the file as well as
+//! in the environment: a setting that silently does nothing is worse than none.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use farshore_engine::defaults;
+use figment::providers::{Env, Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use figment::{Figment, Provider};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Failure;
+use crate::logging::LogFormat;
+
+/// Everything that can be set, with its default. The file has the same shape.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Where a role keeps its state; each role has its own folder in it.
+    pub(crate) state_dir: PathBuf,
+    /// Where replicas lie.
+    pub(crate) vault: VaultSettings,
+    /// Addresses that servers listen on.
+    pub(crate) listen: ListenSettings,
+    /// The process server's cache.
+    pub(crate) cache: CacheSettings,
+    /// When a segment is sealed.
+    pub(crate) segment: SegmentSettings,
+    /// The mobility agent.
+    pub(crate) agent: AgentSettings,
+    /// Logs.
+    pub(crate) log: LogSettings,
+}
+
+/// Where replicas lie, and the key to them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VaultSettings {
+    /// `file:///path` or a path. Empty: the folder `vault` in the state directory.
+    pub(crate) url: String,
+    /// The 0600 file with the vault key. Empty: `vault.key` in the state directory.
+    pub(crate) key_file: PathBuf,
+}
+
+/// Addresses that servers listen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListenSettings {
+    /// REST and dashboard.
+    pub(crate) management: SocketAddr,
+    /// Replication data.
+    pub(crate) replication: SocketAddr,
+    /// Control sessions of agents and process servers.
+    pub(crate) control: SocketAddr,
+    /// Serve management over plain HTTP. Only on a loopback address.
+    pub(crate) plain_http: bool,
+}
+
+/// The process server's cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheSettings {
+    /// Most that cached segments may take, in bytes.
+    pub(crate) bytes_max: u64,
+}
+
+/// When a segment is sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SegmentSettings {
+    /// Oldest that an open segment gets, in milliseconds.
+    pub(crate) seal_interval_ms: u64,
+    /// Size at which a segment closes, in bytes.
+    pub(crate) bytes_target: u64,
+}
+
+/// The mobility agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AgentSettings {
+    /// Time between marks under load, in milliseconds.
+    pub(crate) mark_interval_ms: u64,
+    /// Most that writes may hold in memory until they are committed, in bytes.
+    pub(crate) memory_bytes_max: u64,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogSettings {
+    /// `terminal` or `json`.
+    pub(crate) format: LogFormat,
+    /// `error`, `warning`, `info`, `debug` or `trace`.
+    pub(crate) level: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            state_dir: PathBuf::from("farshore-state"),
+            vault: VaultSettings { url: String::new(), key_file: PathBuf::new() },
+            listen: ListenSettings {
+                management: loopback(defaults::MANAGEMENT_PORT),
+                replication: loopback(defaults::REPLICATION_PORT),
+                control: loopback(defaults::CONTROL_PORT),
+                plain_http: false,
+            },
+            cache: CacheSettings { bytes_max: defaults::CACHE_BYTES_MAX },
+            segment: SegmentSettings {
+                seal_interval_ms: defaults::SEAL_INTERVAL_MS,
+                bytes_target: defaults::SEGMENT_BYTES_TARGET,
+            },
+            agent: AgentSettings {
+                mark_interval_ms: defaults::MARK_INTERVAL_MS,
+                memory_bytes_max: defaults::AGENT_MEMORY_BYTES_MAX,
+            },
+            log: LogSettings { format: LogFormat::Terminal, level: "info".into() },
+        }
+    }
+}
+
+/// Settings with the origin of each value.
+pub(crate) struct Loaded {
+    /// The values.
+    pub(crate) settings: Settings,
+    figment: Figment,
+}
+
+/// Reads the settings: `file` (where given, it must exist), the environment, then `flags`.
+pub(crate) fn load(file: Option<&Path>, flags: &Dict) -> Result<Loaded, Failure> {
+    let mut figment = Figment::from(Serialized::defaults(Settings::default()));
+    if let Some(file) = file {
+        if !file.is_file() {
+            return Err(Failure::usage(format!("read configuration {}: no such file", file.display())));
+        }
+        figment = figment.merge(Toml::file_exact(file));
+    }
+    let environment = Env::prefixed("FARSHORE_").filter(names_a_setting).split("__");
+    figment = figment.merge(environment).merge(Flags(flags.clone()));
+    let settings: Settings = figment.extract().map_err(|error| Failure::usage(explain(error)))?;
+    check(&settings)?;
+    Ok(Loaded { settings, figment })
+}
+
+/// Variables with our prefix that are no settings: switches of the tests, secrets for single commands.
+fn names_a_setting(key: &figment::value::UncasedStr) -> bool {
+    let lower = key.as_str().to_ascii_lowercase();
+    lower == "state_dir" || lower.contains("__")
+}
+
+fn explain(error: figment::Error) -> String {
+    let lines: Vec<String> = error.into_iter().map(|cause| format!("configuration: {cause}")).collect();
+    lines.join("\n")
+}
+
+fn check(settings: &Settings) -> Result<(), Failure> {
+    let refuse = |key: &str, why: &str| Err(Failure::usage(format!("configuration: {key} {why}")));
+    if settings.listen.plain_http && !settings.listen.management.ip().is_loopback() {
+        return refuse(
+            "listen.plain_http",
+            "is only for a loopback address: tokens would cross the network in the clear",
+        );
+    }
+    if !(50..=60_000).contains(&settings.segment.seal_interval_ms) {
+        return refuse("segment.seal_interval_ms", "must lie between 50 and 60000");
+    }
+    if !(1 << 20..=256 << 20).contains(&settings.segment.bytes_target) {
+        return refuse("segment.bytes_target", "must lie between 1 MiB and 256 MiB");
+    }
+    if !(100..=3_600_000).contains(&settings.agent.mark_interval_ms) {
+        return refuse("agent.mark_interval_ms", "must lie between 100 and 3600000");
+    }
+    if settings.agent.memory_bytes_max < 16 << 20 {
+        return refuse("agent.memory_bytes_max", "must be at least 16 MiB");
+    }
+    if settings.cache.bytes_max < 64 << 20 {
+        return refuse("cache.bytes_max", "must be at least 64 MiB");
+    }
+    crate::logging::level(&settings.log.level).map(|_| ()).map_err(|why| Failure::usage(format!("log.level: {why}")))
+}
+
+impl Settings {
+    /// The vault's folder.
+    pub(crate) fn vault_path(&self) -> Result<PathBuf, Failure> {
+        match self.vault.url.as_str() {
+            "" => Ok(self.state_dir.join("vault")),
+            url => match url.split_once("://") {
+                None => Ok(PathBuf::from(url)),
+                Some(("file", path)) => Ok(PathBuf::from(path)),
+                Some((scheme, _)) => {
+                    let text =
+                        format!("vault.url: '{scheme}' is no store this version knows; use file:///path or a path");
+                    Err(Failure::usage(text))
+                }
+            },
+        }
+    }
+
+    /// The vault's key file.
+    pub(crate) fn vault_key_path(&self) -> PathBuf {
+        let path = &self.vault.key_file;
+        if path.as_os_str().is_empty() { self.state_dir.join("vault.key") } else { path.clone() }
+    }
+}
+
+impl Loaded {
+    /// Each value with where it came from, in order of keys.
+    pub(crate) fn rows(&self) -> Vec<(String, String, String)> {
+        let mut rows = Vec::new();
+        if let Ok(values) = self.figment.extract::<Dict>() {
+            collect(&self.figment, "", &values, &mut rows);
+        }
+        rows
+    }
+}
+
+fn collect(figment: &Figment, above: &str, values: &Dict, rows: &mut Vec<(String, String, String)>) {
+    for (key, value) in values {
+        let path = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        if let Value::Dict(_, inner) = value {
+            collect(figment, &path, inner, rows);
+            continue;
+        }
+        let shown = match value {
+            Value::String(_, text) => text.clone(),
+            Value::Bool(_, flag) => flag.to_string(),
+            Value::Num(_, number) => number.to_u128().map_or_else(|| format!("{number:?}"), |n| n.to_string()),
+            other => format!("{other:?}"),
+        };
+        let origin = figment.find_metadata(&path).map_or_else(String::new, |metadata| match &metadata.source {
+            Some(figment::Source::File(file)) => file.display().to_string(),
+            _ if metadata.name.contains("environment") => {
+                format!("environment FARSHORE_{}", path.to_uppercase().replace('.', "__"))
+            }
+            _ if metadata.name == FLAGS => format!("flag --{}", path.replace(['.', '_'], "-")),
+            _ => "default".into(),
+        });
+        rows.push((path, shown, origin));
+    }
+}
+
+const FLAGS: &str = "flags";
+
+/// What the command line set.
+struct Flags(Dict);
+
+impl Provider for Flags {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named(FLAGS)
+    }
+
+    fn data(&self) -> Result<figment::value::Map<figment::Profile, Dict>, figment::Error> {
+        Ok(figment::Profile::Default.collect(self.0.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_text(text: &str) -> Result<Loaded, Failure> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let file = dir.path().join("farshore.toml");
+        std::fs::write(&file, text).expect("write");
+        load(Some(&file), &Dict::new())
+    }
+
+    #[test]
+    fn each_value_says_where_it_came_from() {
+        let loaded = load_text("[segment]\nseal_interval_ms = 500\n").expect("valid");
+        assert_eq!(loaded.settings.segment.seal_interval_ms, 500);
+        let rows = loaded.rows();
+        let origin = |key: &str| rows.iter().find(|row| row.0 == key).map(|row| row.2.clone()).expect(key);
+        assert!(origin("segment.seal_interval_ms").ends_with("farshore.toml"));
+        assert_eq!(origin("cache.bytes_max"), "default");
+    }
+
+    #[test]
+    fn a_half_written_or_wrong_file_is_refused_with_its_reason() {
+        for (text, said) in [
+            ("[segment\n", "configuration"),
+            ("[segment]\nseal_intervall_ms = 5\n", "seal_intervall_ms"),
+            ("[segment]\nseal_interval_ms = \"soon\"\n", "seal_interval_ms"),
+            ("[segment]\nseal_interval_ms = 1\n", "between 50 and 60000"),
+            ("[listen]\nmanagement = \"0.0.0.0:8443\"\nplain_http = true\n", "loopback"),
+            ("[log]\nlevel = \"loud\"\n", "no log level"),
+        ] {
+            let failure = load_text(text).err().unwrap_or_else(|| panic!("accepted: {text}"));
+            assert!(failure.text.contains(said), "{text}: {}", failure.text);
+        }
+    }
+}
