@@ -1,0 +1,234 @@
+//! Commands to a process server, their answers, and its heartbeats.
+//!
+//! A command that changes something carries epoch and writer, so that it may be repeated: the same command twice does
+//! what it did once. `TimedOut` leaves it open whether it happened.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Export, MemberEvent, PointInfo, PointSelector, PointsPage, Refusal, WireKey};
+use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
+use crate::record::MarkKind;
+
+/// A command with the number under which it is answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Numbered {
+    /// Never used twice in a session.
+    pub id: u64,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The command's number.
+    pub id: u64,
+    /// What came of it.
+    pub outcome: Result<CommandResult, Refusal>,
+}
+
+/// The ownership of a machine's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assign {
+    /// The machine.
+    pub machine: MachineId,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// The ownership number.
+    pub epoch: Epoch,
+    /// The owner's identity within it.
+    pub writer: WriterId,
+    /// The machine's data key, for memory only.
+    pub data_key: WireKey,
+}
+
+/// What a process server is told to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// Own this machine's log: fence, learn the tail, take its agent. Answered once that is so.
+    Assign(Assign),
+    /// Close and upload what is cached of the machine within the time, then let go of it.
+    Release {
+        /// The machine.
+        machine: MachineId,
+        /// The epoch that ends; a later one is not touched.
+        epoch: Epoch,
+        /// Time for it, in milliseconds.
+        within_ms: u64,
+    },
+    /// Tell the machine's agent, if it has a session, that the log has another owner.
+    Redirect {
+        /// The machine.
+        machine: MachineId,
+        /// The new ownership number.
+        epoch: Epoch,
+        /// Where the new owner takes sessions.
+        addresses: Vec<String>,
+    },
+    /// The machine's points, newest first.
+    ListPoints {
+        /// The machine.
+        machine: MachineId,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// Only points with a smaller LSN.
+        #[serde(default)]
+        before: Option<Lsn>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Serve a point over NBD, each disk on a unix socket. The same `serve` again answers what is served already.
+    ServePoint {
+        /// Name of what is served, the configuration server's.
+        serve: u64,
+        /// The machine.
+        machine: MachineId,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The machine's data key, for memory only.
+        data_key: WireKey,
+        /// Which point.
+        point: PointSelector,
+        /// Which disks; empty: all that the point covers.
+        #[serde(default)]
+        disks: Vec<DiskNo>,
+        /// Refuse writes instead of keeping them in an overlay.
+        read_only: bool,
+    },
+    /// Stop serving and throw the overlay away. One that is not served is no error.
+    StopServing {
+        /// What was served.
+        serve: u64,
+    },
+    /// Ask the machine's agent for a mark.
+    RequestMark {
+        /// The machine.
+        machine: MachineId,
+        /// What it shall promise.
+        kind: MarkKind,
+        /// The operator's name for it.
+        label: String,
+    },
+}
+
+/// What came of a command that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum CommandResult {
+    /// To `Assign`: the fence is in its slot and the tail is known.
+    Assigned {
+        /// The log is committed up to here.
+        committed: Lsn,
+        /// The slot that comes next.
+        next_slot: Slot,
+    },
+    /// To `Release`.
+    Released {
+        /// The log is committed up to here.
+        committed: Lsn,
+        /// The log was durable up to here; beyond `committed` the agent sends again.
+        durable: Lsn,
+    },
+    /// To `ListPoints`.
+    Points(PointsPage),
+    /// To `ServePoint`.
+    Served {
+        /// The point that was chosen.
+        point: PointInfo,
+        /// Its disks.
+        exports: Vec<Export>,
+    },
+    /// To `RequestMark`.
+    MarkRequested {
+        /// The mark, once it is there.
+        mark: MarkId,
+    },
+    /// To everything else.
+    Done,
+}
+
+/// How a process server stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// When, by the process server's clock.
+    pub at: Timestamp,
+    /// Part of its CPUs that the process uses, 0 to 1.
+    pub cpu: f64,
+    /// Its cache.
+    pub cache: CacheReport,
+    /// The vault answers.
+    pub vault_reachable: bool,
+    /// Each machine that it owns.
+    pub machines: Vec<MachineReport>,
+    /// What it serves.
+    #[serde(default)]
+    pub serving: Vec<u64>,
+    /// What happened since the last heartbeat.
+    #[serde(default)]
+    pub events: Vec<MemberEvent>,
+}
+
+/// A cache in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheReport {
+    /// Bytes of segments.
+    pub used_bytes: u64,
+    /// Most of them.
+    pub bytes_max: u64,
+    /// Bytes that are in no vault yet.
+    pub backlog_bytes: u64,
+    /// Bytes free on the cache's disk.
+    pub disk_free_bytes: u64,
+}
+
+/// How an owned machine stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MachineState {
+    /// The log's tail is being read, the fence written.
+    Adopting,
+    /// Owned; no agent has a session.
+    AgentAway,
+    /// Owned; its agent has a session.
+    Replicating,
+    /// Being closed for another owner.
+    Releasing,
+    /// Another owner's fence was met: nothing more is committed here.
+    Fenced,
+    /// It cannot go on; an event says why.
+    Failed,
+}
+
+/// How an owned machine stands, in numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MachineReport {
+    /// The machine.
+    pub machine: MachineId,
+    /// The ownership number.
+    pub epoch: Epoch,
+    /// Its state.
+    pub state: MachineState,
+    /// The log is in the cache up to here.
+    pub durable: Lsn,
+    /// The log is in the vault up to here.
+    pub committed: Lsn,
+    /// Slots that are filled; grows while the machine is alive.
+    pub next_slot: Slot,
+    /// The newest committed mark.
+    #[serde(default)]
+    pub newest_mark: Option<MarkReport>,
+    /// Bytes that are in no vault yet.
+    pub backlog_bytes: u64,
+}
+
+/// A committed mark, as far as RPO needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkReport {
+    /// The mark.
+    pub mark: MarkId,
+    /// Its place in the log.
+    pub lsn: Lsn,
+    /// When it was taken, by the agent's clock.
+    pub captured_at: Timestamp,
+}
