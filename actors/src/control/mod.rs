@@ -1,1 +1,3 @@
 //! The control plane: orchestrator, links to process servers, jobs, state store and certificate authority.
+
+pub mod state;
