@@ -172,7 +172,7 @@ impl MarkKind {
 }
 
 impl GapReason {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::InitialReplication => 1,
             Self::UncleanStop => 2,
@@ -183,7 +183,7 @@ impl GapReason {
         }
     }
 
-    fn from_code(code: u8) -> Result<Self, Malformed> {
+    pub(crate) fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(Self::InitialReplication),
             2 => Ok(Self::UncleanStop),

@@ -44,7 +44,7 @@ pub enum WriteKind {
 }
 
 impl WriteKind {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Data => 1,
             Self::Zero => 2,
@@ -52,7 +52,7 @@ impl WriteKind {
         }
     }
 
-    fn from_code(code: u8) -> Result<Self, Malformed> {
+    pub(crate) fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(Self::Data),
             2 => Ok(Self::Zero),

@@ -99,6 +99,12 @@ pub struct Staged {
     pub bytes: u64,
 }
 
+/// What every adapter answers to a range that begins behind the object.
+pub(crate) fn past_the_end(name: &ObjectName, offset: u64, size: u64) -> StoreError {
+    let cause = format!("the object has {size} bytes, and byte {offset} was asked for");
+    StoreError { kind: StoreErrorKind::Refused, doing: format!("get a range of {name}"), cause }
+}
+
 /// An object store, or a folder that behaves like one.
 #[async_trait]
 pub trait ObjectStore: Send + Sync {
@@ -120,7 +126,8 @@ pub trait ObjectStore: Send + Sync {
     /// The whole object and its version.
     async fn get(&self, name: &ObjectName) -> Result<(Bytes, ETag), StoreError>;
 
-    /// `len` bytes from `offset` on, or fewer where the object ends; an offset past the end is `Refused`.
+    /// `len` bytes from `offset` on, or fewer where the object ends; an offset that is not within the object is
+    /// `Refused`.
     async fn get_range(&self, name: &ObjectName, offset: u64, len: u64) -> Result<Bytes, StoreError>;
 
     /// Size and version.
