@@ -153,7 +153,7 @@ mod tag {
 }
 
 impl MarkKind {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Crash => 1,
             Self::App => 2,
@@ -161,7 +161,7 @@ impl MarkKind {
         }
     }
 
-    fn from_code(code: u8) -> Result<Self, Malformed> {
+    pub(crate) fn from_code(code: u8) -> Result<Self, Malformed> {
         match code {
             1 => Ok(Self::Crash),
             2 => Ok(Self::App),
