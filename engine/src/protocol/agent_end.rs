@@ -405,7 +405,7 @@ impl AgentEnd {
             epoch: welcome.epoch,
             session: welcome.session,
             passed,
-            sent: welcome.log.last,
+            sent: welcome.log.last_lsn,
             credit: i64::try_from(welcome.credit_bytes).unwrap_or(i64::MAX),
             opening_due: !own,
         });
@@ -430,7 +430,7 @@ impl AgentEnd {
         if hole {
             return Some(Alarm::ShorterLog { committed: self.committed, found: welcome.durable });
         }
-        (welcome.log.last > written).then_some(Alarm::LongerLog { written, found: welcome.log.last })
+        (welcome.log.last_lsn > written).then_some(Alarm::LongerLog { written, found: welcome.log.last_lsn })
     }
 
     fn refused(&mut self, refusal: Refusal) -> Vec<AgentEvent> {

@@ -9,10 +9,12 @@ use bytes::Bytes;
 use crate::batch::Batch;
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, TimelineId, Timestamp};
-use crate::record::{DISKS_MAX, GapReason, MarkKind, NAME_BYTES_MAX, RECORD_BYTES_MIN, put_records, take_records};
+use crate::record::{
+    DISKS_MAX, DiskInfo, GapReason, MarkKind, NAME_BYTES_MAX, RECORD_BYTES_MIN, put_records, take_records,
+};
+use crate::vault::state::LogState;
 
 use super::frame::{Frame, FrameBuilder, FrameError, Message};
-use super::log_view::{LogView, take_disks};
 use super::message::{
     ADDRESSES_MAX, AgentMessage, Hello, HelloKey, LINEAGE_MAX, MarkRequest, Redirect, Refusal, RefusalCode, Reset,
     ServerMessage, TEXT_BYTES_MAX, Welcome,
@@ -39,6 +41,9 @@ mod kind {
 pub const BATCH_RECORDS_MAX: usize = 4096;
 /// One row of a batch's section table, in bytes.
 const SECTION_ROW_BYTES: usize = 8;
+
+/// Shortest description of a disk, in bytes.
+const DISK_BYTES_MIN: usize = 16;
 
 /// What a batch costs in credit, on both sides: the bytes of its sections and a fixed part for its fields.
 pub fn batch_cost_bytes(batch: &Batch) -> u64 {
@@ -246,7 +251,8 @@ fn take_hello(input: &mut Take<'_>) -> Result<Hello, Malformed> {
     };
     let count = take_list_count(input, IncarnationId::BYTES, LINEAGE_MAX, "lineage")?;
     let lineage = (0..count).map(|_| input.array("lineage").map(IncarnationId)).collect::<Result<_, _>>()?;
-    let disks = take_disks(input)?;
+    let count = take_list_count(input, DISK_BYTES_MIN, DISKS_MAX, "disks")?;
+    let disks = (0..count).map(|_| DiskInfo::take(input)).collect::<Result<_, _>>()?;
     let agent = input.text(NAME_BYTES_MAX, "agent version")?;
     Ok(Hello {
         version,
@@ -277,9 +283,9 @@ fn take_welcome(input: &mut Take<'_>) -> Result<Welcome, Malformed> {
         committed: Lsn(input.u64("committed LSN")?),
         durable: Lsn(input.u64("durable LSN")?),
         credit_bytes: input.u64("credit")?,
-        log: LogView::take(input)?,
+        log: LogState::take(input)?,
     };
-    if welcome.committed > welcome.durable || welcome.durable > welcome.log.last {
+    if welcome.committed > welcome.durable || welcome.durable > welcome.log.last_lsn {
         return Err(Malformed::Value { what: "durable LSN", value: welcome.durable.0 });
     }
     Ok(welcome)

@@ -7,8 +7,7 @@ use zeroize::Zeroizing;
 use crate::batch::Batch;
 use crate::ids::{Epoch, IncarnationId, Lsn, MachineId, MarkId, TimelineId, Timestamp};
 use crate::record::{DiskInfo, GapReason, MarkKind};
-
-use super::log_view::LogView;
+use crate::vault::state::LogState;
 
 /// The newest version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -119,7 +118,7 @@ pub struct Welcome {
     /// How many bytes of batches may be under way.
     pub credit_bytes: u64,
     /// What the log says at its end.
-    pub log: LogView,
+    pub log: LogState,
 }
 
 /// Why an agent is turned away.

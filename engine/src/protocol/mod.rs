@@ -12,13 +12,11 @@ pub mod agent_end;
 pub mod check;
 pub mod codec;
 pub mod frame;
-pub mod log_view;
 pub mod message;
 pub mod server_end;
 
 pub use agent_end::{Accepted, AgentEnd, AgentEvent, Alarm};
 pub use frame::{Decoder, Frame, FrameBuilder, FrameError, Message};
-pub use log_view::{LogView, OpenGap};
 pub use message::{
     AgentMessage, Hello, HelloKey, MarkRequest, Redirect, Refusal, RefusalCode, Reset, ServerMessage, Welcome,
 };

@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::ids::{Epoch, IncarnationId, Lsn, MachineId, TimelineId, Timestamp};
+use crate::vault::state::LogState;
 
 use super::agent_end::DEAD_AFTER;
-use super::check::{Expected, Standing, check_batch};
+use super::check::{Expected, Standing, take_batch};
 use super::codec::batch_cost_bytes;
 use super::frame::FrameError;
-use super::log_view::LogView;
 use super::message::{
     AgentMessage, Hello, MarkRequest, PROTOCOL_VERSION, Redirect, Refusal, RefusalCode, ServerMessage, Welcome,
 };
@@ -58,7 +58,7 @@ pub struct OpenLog {
     /// A number that no other session of this epoch has.
     pub session: u64,
     /// What the log says behind everything that was accepted, durable or not.
-    pub log: LogView,
+    pub log: LogState,
     /// Everything up to here is on disk.
     pub durable: Lsn,
     /// Everything up to here is in the vault.
@@ -90,7 +90,7 @@ struct Session {
     beginning: Option<Lsn>,
     epoch: Epoch,
     session: u64,
-    log: LogView,
+    log: LogState,
     durable: Lsn,
     committed: Lsn,
     window: u64,
@@ -155,10 +155,10 @@ impl ServerEnd {
                 let taken = session.take(batch);
                 taken.unwrap_or_else(|fault| self.violation(&fault))
             }
-            (AgentMessage::Idle { lsn, at }, State::Open(session)) if lsn == session.log.last => {
+            (AgentMessage::Idle { lsn, at }, State::Open(session)) if lsn == session.log.last_lsn => {
                 vec![ServerEffect::Idle { lsn, at }]
             }
-            (AgentMessage::Idle { lsn, .. }, State::Open(session)) if lsn < session.log.last => Vec::new(),
+            (AgentMessage::Idle { lsn, .. }, State::Open(session)) if lsn < session.log.last_lsn => Vec::new(),
             (AgentMessage::Idle { .. }, State::Open(_)) => self.violation("idle after an LSN that was never sent"),
             (AgentMessage::Hello(_), _) => self.violation("a second hello"),
             (AgentMessage::Batch(_) | AgentMessage::Idle { .. }, _) => self.violation("a batch before the welcome"),
@@ -196,7 +196,7 @@ impl ServerEnd {
             assert!(matches!(self.state, State::Closed), "a log is opened for an agent that has said hello");
             return Vec::new();
         };
-        assert!(found.committed <= found.durable && found.durable <= found.log.last, "acks lie within the log");
+        assert!(found.committed <= found.durable && found.durable <= found.log.last_lsn, "acks lie within the log");
         if let Err(refusal) = admit(hello, &found) {
             return self.turn_away(*refusal);
         }
@@ -227,7 +227,7 @@ impl ServerEnd {
     /// Everything up to `lsn` is on disk: acknowledges it and gives credit back.
     pub fn durable(&mut self, lsn: Lsn) -> Vec<ServerEffect> {
         let State::Open(session) = &mut self.state else { return Vec::new() };
-        assert!(lsn <= session.log.last, "LSN {lsn} is durable, but was never accepted");
+        assert!(lsn <= session.log.last_lsn, "LSN {lsn} is durable, but was never accepted");
         if lsn <= session.durable {
             return Vec::new();
         }
@@ -339,7 +339,7 @@ impl Session {
             Some(first) => Expected::Beginning { life: self.life, first },
             None => Expected::Follower,
         };
-        let standing = check_batch(&batch, &self.log, expected).map_err(|fault| fault.to_string())?;
+        let standing = take_batch(&batch, &mut self.log, expected).map_err(|fault| fault.to_string())?;
         self.balance = self.balance.saturating_sub(i64::try_from(cost).unwrap_or(i64::MAX));
         match standing {
             // What is durable already is acknowledged again; what is not, when it is.
@@ -349,7 +349,6 @@ impl Session {
             }
             Standing::Next => {
                 self.beginning = None;
-                self.log.apply(&batch);
                 self.in_flight.push_back((batch.last, cost));
                 self.in_flight_bytes += cost;
                 Ok([ServerEffect::Accept(batch)].into_iter().chain(self.grant()).collect())
@@ -379,7 +378,7 @@ impl Session {
 fn admit(hello: &Hello, found: &OpenLog) -> Result<(), Box<Refusal>> {
     let log = &found.log;
     let refuse = |code, text: String| {
-        let refusal = Refusal { log_incarnation: log.incarnation, log_last: log.last, ..Refusal::new(code, text) };
+        let refusal = Refusal { log_incarnation: log.incarnation, log_last: log.last_lsn, ..Refusal::new(code, text) };
         Err(Box::new(refusal))
     };
     if hello.timeline != found.timeline {
@@ -391,7 +390,7 @@ fn admit(hello: &Hello, found: &OpenLog) -> Result<(), Box<Refusal>> {
         return refuse(RefusalCode::NotOwner, text);
     }
     let Some(last_life) = log.incarnation else {
-        return if hello.first_lsn > log.last { Ok(()) } else { refuse(RefusalCode::LsnTaken, taken(hello, log)) };
+        return if hello.first_lsn > log.last_lsn { Ok(()) } else { refuse(RefusalCode::LsnTaken, taken(hello, log)) };
     };
     if last_life == hello.incarnation {
         return Ok(());
@@ -404,12 +403,15 @@ fn admit(hello: &Hello, found: &OpenLog) -> Result<(), Box<Refusal>> {
         );
         return refuse(RefusalCode::IncarnationUnknown, text);
     }
-    if hello.first_lsn <= log.last {
+    if hello.first_lsn <= log.last_lsn {
         return refuse(RefusalCode::LsnTaken, taken(hello, log));
     }
     Ok(())
 }
 
-fn taken(hello: &Hello, log: &LogView) -> String {
-    format!("this life begins at LSN {}, but the log holds LSNs up to {}: begin behind it", hello.first_lsn, log.last)
+fn taken(hello: &Hello, log: &LogState) -> String {
+    format!(
+        "this life begins at LSN {}, but the log holds LSNs up to {}: begin behind it",
+        hello.first_lsn, log.last_lsn
+    )
 }
