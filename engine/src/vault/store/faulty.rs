@@ -93,11 +93,14 @@ impl Aim {
     }
 }
 
+/// How likely a call of a kind has a fault.
+pub type FaultRate = (StoreCall, f64, Fault);
+
 /// Which faults happen.
 #[derive(Debug, Default)]
 pub struct FaultPlan {
     script: VecDeque<(Aim, Fault)>,
-    seeded: Option<(StdRng, Vec<(StoreCall, f64, Fault)>)>,
+    seeded: Option<(StdRng, Vec<FaultRate>)>,
 }
 
 impl FaultPlan {
@@ -115,7 +118,7 @@ impl FaultPlan {
 
     /// Beside the script, each call has each fault that is for it with the given probability.
     #[must_use]
-    pub fn seeded(mut self, seed: u64, rates: Vec<(StoreCall, f64, Fault)>) -> Self {
+    pub fn seeded(mut self, seed: u64, rates: Vec<FaultRate>) -> Self {
         self.seeded = Some((StdRng::seed_from_u64(seed), rates));
         self
     }

@@ -67,7 +67,7 @@ async fn old_garbage_is_swept_at_open_and_what_may_be_in_use_is_left() {
     let aside = File::options().write(true).open(folder.path().join(STAGING).join(&old.token)).expect("open");
     aside.set_modified(two_days_ago).expect("touch");
     let store = open(folder.path());
-    assert_eq!(staged_files(folder.path()), [young.token.clone()]);
+    assert_eq!(staged_files(folder.path()), std::slice::from_ref(&young.token));
     assert_eq!(store.publish(&young).await.expect("publish"), PutOutcome::Created);
     assert_eq!(store.publish(&old).await.expect_err("swept").kind, StoreErrorKind::NotFound);
 }
