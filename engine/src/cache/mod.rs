@@ -1,6 +1,6 @@
 //! The process server's cache: segment files that hold exactly the bytes that will be uploaded.
 //!
-//! [`dir`] keeps whose they are, [`file`] writes one and reads it back, [`recover`] takes stock after a restart,
+//! [`dir`] keeps whose they are, [`mod@file`] writes one and reads it back, [`recover`] takes stock after a restart,
 //! [`limits`] decides what happens when room runs short. All of it goes through the port in [`io`].
 
 pub mod dir;
@@ -90,3 +90,6 @@ impl<T> Doing<T> for std::io::Result<T> {
         self.map_err(|cause| CacheError::Disk { doing, path: path.to_owned(), cause })
     }
 }
+
+#[cfg(test)]
+mod tests;

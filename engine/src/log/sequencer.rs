@@ -23,162 +23,26 @@
 //! Crash story: nothing here is stored; after a restart `cache::recover` says what was durable, and a new sequencer
 //! goes on from there in a new segment.
 
+mod jobs;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Owner, SegmentNo};
+use super::SegmentNo;
 use crate::batch::Batch;
-use crate::ids::{Chance, DiskNo, Lsn, MachineId, Salt, TimelineId, Timestamp};
+use crate::ids::{Chance, DiskNo, Lsn, Salt, Timestamp};
 use crate::record::{MarkKind, Record, RecordAt};
+use crate::vault::crypto::TAG_BYTES;
 use crate::vault::segment::header::HEADER_BYTES;
+use crate::vault::segment::item::ITEM_HEADER_BYTES;
 use crate::vault::segment::{ItemNo, SealedItem, SegmentIdentity, SegmentIndex};
-use crate::vault::state::{LogState, StateError};
+use crate::vault::state::LogState;
 
-/// Bounds of a sequencer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SequencerLimits {
-    /// A segment that has reached this size takes no further batch. Chosen: 16 MiB is one upload of a second at
-    /// 128 Mbit/s and 640 files of a full 10 GiB cache; half of it doubles the store's operations.
-    pub segment_bytes_max: u64,
-    /// A segment closes this long after its first batch: the part of the RPO that is ours.
-    pub seal_interval: Duration,
-    /// Most bytes of batches that are accepted and not durable.
-    pub in_flight_bytes_max: usize,
-    /// Most bytes of one append: what one sync waits for.
-    pub append_bytes_max: usize,
-}
-
-impl Default for SequencerLimits {
-    fn default() -> Self {
-        Self {
-            segment_bytes_max: 16 << 20,
-            seal_interval: Duration::from_secs(2),
-            in_flight_bytes_max: 32 << 20,
-            append_bytes_max: 8 << 20,
-        }
-    }
-}
-
-/// Whose log it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogOf {
-    /// The machine.
-    pub machine: MachineId,
-    /// Its timeline.
-    pub timeline: TimelineId,
-    /// The owner that writes.
-    pub owner: Owner,
-}
-
-/// One accepted batch. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BatchNo(pub u64);
-
-/// One append. Never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AppendNo(pub u64);
-
-/// A frame to be sealed by its disk's actor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FrameJob {
-    /// Its item number.
-    pub number: ItemNo,
-    /// The disk.
-    pub disk: DiskNo,
-    /// First LSN of the batch.
-    pub first: Lsn,
-    /// Last LSN of the batch.
-    pub last: Lsn,
-    /// The section that becomes the frame.
-    pub section: Bytes,
-}
-
-/// The batch end to be sealed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchEndJob {
-    /// Its item number.
-    pub number: ItemNo,
-    /// First LSN of the batch.
-    pub first: Lsn,
-    /// Last LSN of the batch.
-    pub last: Lsn,
-    /// How many frames stand before it.
-    pub frames: u32,
-    /// The records of the batch.
-    pub records: Vec<RecordAt>,
-}
-
-/// What is to be sealed for one batch. Every item comes back by [`Sequencer::sealed`].
-#[derive(Debug, Clone)]
-pub struct Dispatch {
-    /// To be quoted.
-    pub batch: BatchNo,
-    /// The segment it goes to.
-    pub segment: SegmentNo,
-    /// What the items are bound to.
-    pub identity: SegmentIdentity,
-    /// One frame per section.
-    pub frames: Vec<FrameJob>,
-    /// The batch end.
-    pub end: BatchEndJob,
-}
-
-/// Bytes to be written to a segment's file, in one go, and synced.
-#[derive(Debug, Clone)]
-pub struct AppendJob {
-    /// To be quoted.
-    pub append: AppendNo,
-    /// The segment.
-    pub segment: SegmentNo,
-    /// Set for a segment's first append: create the file with this in its header.
-    pub create: Option<SegmentIdentity>,
-    /// Where in the file.
-    pub offset: u64,
-    /// What: whole batches.
-    pub parts: Vec<Bytes>,
-    /// How many bytes that is.
-    pub bytes: u64,
-    /// The last LSN of it.
-    pub last: Lsn,
-}
-
-/// A segment that takes no more batches: all of it is durable, and it waits for its slot.
-#[derive(Debug, Clone)]
-pub struct ClosedSegment {
-    /// Which.
-    pub segment: SegmentNo,
-    /// What its items are bound to.
-    pub identity: SegmentIdentity,
-    /// What its footer says of its items. Worth keeping only while its turn is near: `cache::recover::reindex` makes it
-    /// again out of the file, with the key.
-    pub index: Option<SegmentIndex>,
-    /// The log's state at its end.
-    pub state_after: LogState,
-    /// Where its items end and its footer begins, in bytes of the file.
-    pub items_end: u64,
-    /// Its first LSN.
-    pub first: Lsn,
-    /// Its last LSN.
-    pub last: Lsn,
-    /// Writing to its file has failed: read it, but write no footer into it.
-    pub abandoned: bool,
-}
-
-/// Why a batch was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It does not follow what was accepted before, or names what the log does not know.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// More is in flight than the bound allows: the sender ignores its credit.
-    #[error("{in_flight_bytes} bytes are accepted and not durable: wait for credit")]
-    Full {
-        /// How much is in flight.
-        in_flight_bytes: usize,
-    },
-}
+pub use jobs::{
+    AppendJob, AppendNo, BatchEndJob, BatchNo, ClosedSegment, Dispatch, FrameJob, LogOf, Refused, SequencerLimits,
+};
 
 /// A frame, or (without a disk) the batch end. Sections are kept until the batch is durable: see `dispatch_again`.
 #[derive(Debug)]
@@ -187,6 +51,15 @@ struct Part {
     disk: Option<DiskNo>,
     section: Bytes,
     sealed: Option<SealedItem>,
+}
+
+/// What sealing adds to an item's plaintext, in bytes: its header and its tag.
+const ITEM_BYTES_ADDED: usize = ITEM_HEADER_BYTES + TAG_BYTES;
+
+impl Part {
+    fn plain_bytes(&self) -> u64 {
+        (self.section.len() + ITEM_BYTES_ADDED) as u64
+    }
 }
 
 #[derive(Debug)]
@@ -223,9 +96,9 @@ impl Pending {
         Dispatch { batch: self.batch, segment: self.segment, identity, frames, end }
     }
 
-    /// Sealed bytes as far as known, plain ones for the rest.
+    /// Sealed bytes as far as known, plain ones and what sealing adds for the rest.
     fn estimated_bytes(&self) -> u64 {
-        let of_part = |part: &Part| part.sealed.as_ref().map_or(part.section.len() as u64, item_bytes);
+        let of_part = |part: &Part| part.sealed.as_ref().map_or(part.plain_bytes(), item_bytes);
         self.parts.iter().map(of_part).sum()
     }
 }
@@ -310,16 +183,16 @@ impl Sequencer {
         chance: &mut dyn Chance,
     ) -> Result<Dispatch, Refused> {
         let weight_bytes = batch.weight_bytes();
-        // A single batch always fits: its own bounds are the protocol's.
-        if self.in_flight_bytes > 0 && weight_bytes > self.room_bytes() {
+        // As in the protocol's credit, the last batch may overdraw: what is held is bounded by the limit and one batch.
+        if self.room_bytes() == 0 {
             return Err(Refused::Full { in_flight_bytes: self.in_flight_bytes });
         }
         self.accepted.follows(&batch)?;
         self.batches_drawn += 1;
         let number = BatchNo(self.batches_drawn);
         let closes = batch.records.iter().any(closes_segment);
-        let plain_bytes = batch.sections.iter().map(|(_, section)| section.len() as u64).sum();
-        let filling = self.segment_for(plain_bytes, batch.first, now, at, chance);
+        let sealed_bytes_max = (weight_bytes + (batch.sections.len() + 1) * ITEM_BYTES_ADDED) as u64;
+        let filling = self.segment_for(sealed_bytes_max, batch.first, now, at, chance);
         let end = (None, Bytes::new());
         let parts = batch.sections.into_iter().map(|(disk, section)| (Some(disk), section)).chain([end]);
         let parts: Vec<Part> =
@@ -349,7 +222,7 @@ impl Sequencer {
         let Some(pending) = self.pending_mut(batch) else { return false };
         let wanted = |part: &&mut Part| part.number == item.header.number && part.sealed.is_none();
         let Some(part) = pending.parts.iter_mut().find(wanted) else { return false };
-        let plain_bytes = part.section.len() as u64;
+        let plain_bytes = part.plain_bytes();
         let segment = pending.segment;
         let sealed_bytes = item_bytes(&item);
         part.sealed = Some(item);
@@ -521,9 +394,9 @@ impl Sequencer {
         &self.synced
     }
 
-    /// The last LSN accepted.
-    pub fn accepted(&self) -> Lsn {
-        self.accepted.last_lsn
+    /// The log's state behind everything accepted, durable or not: what a new session goes on from.
+    pub fn accepted_state(&self) -> &LogState {
+        &self.accepted
     }
 
     /// How many more bytes of batches may be accepted now: what a session may grant as credit.
@@ -614,3 +487,6 @@ fn closes_segment(record: &RecordAt) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::ids::{Epoch, WriterId};
+use crate::log::SegmentNo;
 
 fn owner(epoch: u64) -> Owner {
     Owner { epoch: Epoch(epoch), writer: WriterId([epoch as u8; 16]) }
