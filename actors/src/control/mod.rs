@@ -1,5 +1,3 @@
 //! The control plane: orchestrator, links to process servers, jobs, state store and certificate authority.
 
-pub mod fault;
-pub mod ledger;
 pub mod state;

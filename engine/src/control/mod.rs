@@ -8,4 +8,3 @@ pub mod backoff;
 pub mod client;
 pub mod link;
 pub mod messages;
-pub mod tls;

@@ -364,3 +364,7 @@ impl RefusalCode {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "codec_tests.rs"]
+mod tests;

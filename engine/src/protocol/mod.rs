@@ -21,3 +21,6 @@ pub use message::{
     AgentMessage, Hello, HelloKey, MarkRequest, Redirect, Refusal, RefusalCode, Reset, ServerMessage, Welcome,
 };
 pub use server_end::{OpenLog, ServerEffect, ServerEnd};
+
+#[cfg(test)]
+mod ends_tests;

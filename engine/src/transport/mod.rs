@@ -16,3 +16,6 @@ pub mod tls;
 pub use framed::{FramedReader, FramedWriter, LinkError};
 pub use identity::{CertificateAuthority, Fingerprint, Identity, KeyRequest, Role};
 pub use tls::{ClientAuth, Peers, SharedIdentity, TlsFault, Trust};
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ pub enum TlsFault {
     #[error("the peer does not speak TLS 1.3: check the address and port ({0})")]
     NotTls(String),
     /// The peer did not finish its handshake.
-    #[error("the peer did not finish its TLS handshake within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    #[error("the peer did not finish its TLS handshake in time: it is not a Farshore peer, or the network is stuck")]
     Timeout,
     /// The peer or the network ended it.
     #[error("the connection broke: {0}")]
@@ -287,7 +287,11 @@ pub fn server_config(
             builder.with_client_cert_verifier(verifier()?.allow_unauthenticated().build().map_err(setup)?)
         }
     };
-    Ok(Arc::new(builder.with_cert_resolver(identity.0.clone())))
+    let mut config = builder.with_cert_resolver(identity.0.clone());
+    // A resumed session shows and checks no certificate: a renewed, expired or denied one would go unnoticed.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
 }
 
 /// How to connect: as `identity` where there is one, to servers that `trust` and `peers` allow.
@@ -305,10 +309,12 @@ pub fn client_config(
         .map_err(setup)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(RoleVerifier { chain, peers, provider: provider() }));
-    Ok(Arc::new(match identity {
+    let mut config = match identity {
         Some(identity) => builder.with_client_cert_resolver(identity.0.clone()),
         None => builder.with_no_client_auth(),
-    }))
+    };
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 fn chain_verifier(authority: &CertificateDer<'static>) -> Result<Arc<WebPkiServerVerifier>, TlsFault> {
@@ -406,7 +412,19 @@ pub async fn accept<IO>(io: IO, config: Arc<ServerConfig>) -> Result<Secured<ser
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(io)).await;
+    accept_within(HANDSHAKE_TIMEOUT, io, config).await
+}
+
+/// Takes a connection in whose handshake may take so long.
+pub async fn accept_within<IO>(
+    timeout: Duration,
+    io: IO,
+    config: Arc<ServerConfig>,
+) -> Result<Secured<server::TlsStream<IO>>, TlsFault>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = tokio::time::timeout(timeout, TlsAcceptor::from(config).accept(io)).await;
     let mut stream = handshake.map_err(|_| TlsFault::Timeout)?.map_err(|error| TlsFault::explain(&error))?;
     stream.get_mut().1.set_buffer_limit(Some(SEND_BUFFER_BYTES));
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());

@@ -2,7 +2,6 @@
 
 pub mod about;
 pub mod crypto;
-pub mod envelope;
 pub mod keys;
 pub mod layout;
 pub mod manifest;

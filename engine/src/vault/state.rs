@@ -22,10 +22,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::batch::Batch;
+use crate::codec::{Malformed, Put, Take};
 use crate::ids::{DiskNo, IncarnationId, Lsn, MarkId, Timestamp};
 use crate::record::{DISKS_MAX, DiskInfo, GapReason, Record, RecordAt};
-
-mod layout;
 
 /// A stretch of a disk's log in which order was lost; it goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -302,5 +301,273 @@ impl DiskState {
     }
 }
 
+/// Fewest bytes of one disk in a state: an empty name, no gap.
+const DISK_BYTES_MIN: usize = 2 + 8 + 4 + 2 + 1;
+
+mod flag {
+    pub(super) const INCARNATION: u8 = 1;
+    pub(super) const CLEAN_STOP: u8 = 2;
+    pub(super) const NEWEST_MARK: u8 = 4;
+    pub(super) const GAP: u8 = 1;
+    pub(super) const ACTIVITY_LOG_INVALID: u8 = 2;
+}
+
+impl LogState {
+    /// Appends the state:
+    ///
+    /// ```text
+    ///   last_lsn u64 | flags u8 (1 incarnation, 2 clean stop, 4 newest mark)
+    ///   [incarnation 16] | [mark id 16 | lsn u64 | captured_at i64]
+    ///   disks u32 | (disk u16 | size u64 | sector u32 | name | flags u8 (1 gap, 2 activity log invalid)
+    ///                [from u64 | reason u8])*
+    ///   removed u32 | (disk u16)*
+    /// ```
+    pub fn put(&self, out: &mut Put) {
+        let mut flags = 0;
+        flags |= if self.incarnation.is_some() { flag::INCARNATION } else { 0 };
+        flags |= if self.clean_stop { flag::CLEAN_STOP } else { 0 };
+        flags |= if self.newest_mark.is_some() { flag::NEWEST_MARK } else { 0 };
+        out.u64(self.last_lsn.0).u8(flags);
+        if let Some(incarnation) = &self.incarnation {
+            out.slice(&incarnation.0);
+        }
+        if let Some(mark) = &self.newest_mark {
+            out.slice(&mark.id.0).u64(mark.lsn.0).i64(mark.captured_at.0);
+        }
+        out.count(self.disks.len());
+        self.disks.values().for_each(|disk| disk.put(out));
+        out.count(self.removed.len());
+        self.removed.iter().for_each(|disk| {
+            out.u16(disk.0);
+        });
+    }
+
+    /// Reads what [`LogState::put`] wrote.
+    pub fn take(input: &mut Take<'_>) -> Result<Self, Malformed> {
+        let last_lsn = Lsn(input.u64("last LSN")?);
+        let flags = input.u8("state flags")?;
+        if flags & !(flag::INCARNATION | flag::CLEAN_STOP | flag::NEWEST_MARK) != 0 {
+            return Err(Malformed::Value { what: "state flags", value: flags.into() });
+        }
+        let incarnation = match flags & flag::INCARNATION {
+            0 => None,
+            _ => Some(IncarnationId(input.array("incarnation")?)),
+        };
+        let newest_mark = match flags & flag::NEWEST_MARK {
+            0 => None,
+            _ => Some(NewestMark {
+                id: MarkId(input.array("newest mark")?),
+                lsn: Lsn(input.u64("newest mark")?),
+                captured_at: Timestamp(input.i64("newest mark")?),
+            }),
+        };
+        let mut state = Self {
+            last_lsn,
+            incarnation,
+            clean_stop: flags & flag::CLEAN_STOP != 0,
+            disks: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            newest_mark,
+        };
+        for _ in 0..input.count(DISK_BYTES_MIN, "disks")? {
+            let disk = DiskState::take(input)?;
+            let number = disk.info.disk;
+            if state.disks.insert(number, disk).is_some() || state.disks.len() > DISKS_MAX {
+                return Err(Malformed::Value { what: "disk number", value: number.0.into() });
+            }
+        }
+        for _ in 0..input.count(2, "removed disks")? {
+            let number = DiskNo(input.u16("removed disk")?);
+            if state.disks.contains_key(&number) || !state.removed.insert(number) {
+                return Err(Malformed::Value { what: "removed disk", value: number.0.into() });
+            }
+        }
+        Ok(state)
+    }
+}
+
+impl DiskState {
+    fn put(&self, out: &mut Put) {
+        self.info.put(out);
+        let gap = if self.gap.is_some() { flag::GAP } else { 0 };
+        let invalid = if self.activity_log_invalid { flag::ACTIVITY_LOG_INVALID } else { 0 };
+        out.u8(gap | invalid);
+        if let Some(gap) = &self.gap {
+            out.u64(gap.from.0).u8(gap.reason.code());
+        }
+    }
+
+    fn take(input: &mut Take<'_>) -> Result<Self, Malformed> {
+        let info = DiskInfo::take(input)?;
+        let flags = input.u8("disk flags")?;
+        if flags & !(flag::GAP | flag::ACTIVITY_LOG_INVALID) != 0 {
+            return Err(Malformed::Value { what: "disk flags", value: flags.into() });
+        }
+        let gap = match flags & flag::GAP {
+            0 => None,
+            _ => {
+                Some(Gap { from: Lsn(input.u64("gap start")?), reason: GapReason::from_code(input.u8("gap reason")?)? })
+            }
+        };
+        Ok(Self { info, gap, activity_log_invalid: flags & flag::ACTIVITY_LOG_INVALID != 0 })
+    }
+}
+
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::record::{Mark, MarkKind};
+
+    const LIFE: IncarnationId = IncarnationId([1; 16]);
+    const NEXT_LIFE: IncarnationId = IncarnationId([2; 16]);
+
+    fn at(lsn: u64, record: Record) -> RecordAt {
+        RecordAt { lsn: Lsn(lsn), record }
+    }
+
+    fn begin(lsn: u64, id: IncarnationId, predecessor: Option<IncarnationId>) -> RecordAt {
+        at(lsn, Record::Incarnation { id, predecessor })
+    }
+
+    fn disk(number: u16) -> DiskInfo {
+        DiskInfo { disk: DiskNo(number), name: format!("disk {number}"), size_bytes: 1 << 20, sector_bytes: 512 }
+    }
+
+    /// One life, two disks, disk 0 in order; the last LSN is 10.
+    fn running() -> LogState {
+        let records = [
+            begin(1, LIFE, None),
+            at(2, Record::DiskAdded(disk(0))),
+            at(3, Record::DiskAdded(disk(1))),
+            at(9, Record::GapClosed { disk: DiskNo(0) }),
+        ];
+        let mut state = LogState::default();
+        state.follow_run(Lsn(1), Lsn(10), &records).expect("in order");
+        state
+    }
+
+    fn gap(state: &LogState, number: u16) -> Option<(u64, GapReason)> {
+        state.disks[&DiskNo(number)].gap.map(|gap| (gap.from.0, gap.reason))
+    }
+
+    #[test]
+    fn a_disk_that_joins_has_a_gap_until_its_first_contents_are_through() {
+        let state = running();
+        assert_eq!(gap(&state, 0), None);
+        assert_eq!(gap(&state, 1), Some((3, GapReason::InitialReplication)));
+        assert_eq!(state.last_lsn, Lsn(10));
+    }
+
+    #[test]
+    fn a_missing_batch_is_noticed_and_nothing_changes() {
+        let mut state = running();
+        let before = state.clone();
+        let missing = Err(StateError::Missing { expected: Lsn(11), found: Lsn(12) });
+        assert_eq!(state.follow_run(Lsn(12), Lsn(12), &[]), missing);
+        let twice = Err(StateError::NotAfter { last: Lsn(10), found: Lsn(10) });
+        assert_eq!(state.follow_run(Lsn(10), Lsn(12), &[]), twice);
+        let late_error = [at(11, Record::GapClosed { disk: DiskNo(1) }), at(12, Record::GapClosed { disk: DiskNo(7) })];
+        assert!(state.follow_run(Lsn(11), Lsn(12), &late_error).is_err());
+        assert!(state.follow_run(Lsn(11), Lsn(12), &[at(13, Record::GapClosed { disk: DiskNo(1) })]).is_err());
+        assert_eq!(state, before);
+    }
+
+    #[test]
+    fn a_life_after_an_unclean_stop_opens_a_gap_on_every_disk_and_after_a_clean_one_none() {
+        let mut unclean = running();
+        unclean.follow_run(Lsn(5000), Lsn(5001), &[begin(5000, NEXT_LIFE, Some(LIFE))]).expect("a follower");
+        assert_eq!(gap(&unclean, 0), Some((11, GapReason::UncleanStop)));
+        assert_eq!(gap(&unclean, 1), Some((3, GapReason::InitialReplication)));
+
+        let mut clean = running();
+        clean.follow_run(Lsn(11), Lsn(11), &[at(11, Record::CleanStop { captured_at: Timestamp(1) })]).expect("next");
+        assert!(clean.clean_stop);
+        clean.follow_run(Lsn(5000), Lsn(5001), &[begin(5000, NEXT_LIFE, Some(LIFE))]).expect("a follower");
+        assert_eq!(gap(&clean, 0), None);
+        assert!(!clean.clean_stop);
+
+        let mut stopped_then_wrote = running();
+        let stop = at(11, Record::CleanStop { captured_at: Timestamp(1) });
+        stopped_then_wrote.follow_run(Lsn(11), Lsn(12), &[stop]).expect("next");
+        assert!(!stopped_then_wrote.clean_stop, "a write follows the clean stop");
+    }
+
+    #[test]
+    fn only_the_follower_of_the_last_life_may_begin() {
+        for predecessor in [None, Some(NEXT_LIFE), Some(IncarnationId([3; 16]))] {
+            let refused = running().apply(&begin(11, NEXT_LIFE, predecessor));
+            assert!(matches!(refused, Err(StateError::Incarnation { .. })), "{predecessor:?}");
+        }
+        assert!(running().apply(&begin(11, LIFE, Some(LIFE))).is_err(), "a life does not follow itself");
+    }
+
+    #[test]
+    fn a_disk_number_is_never_given_to_another_disk() {
+        let mut state = running();
+        assert_eq!(
+            state.apply(&at(11, Record::DiskAdded(disk(1)))),
+            Err(StateError::DiskNumberTaken { disk: DiskNo(1) })
+        );
+        state.apply(&at(11, Record::DiskRemoved { disk: DiskNo(1) })).expect("it is there");
+        assert!(state.apply(&at(12, Record::DiskAdded(disk(1)))).is_err());
+        assert!(state.apply(&at(12, Record::DiskRemoved { disk: DiskNo(1) })).is_err());
+    }
+
+    #[test]
+    fn an_invalid_activity_log_counts_again_only_after_a_full_compare() {
+        let mut state = running();
+        let number = DiskNo(0);
+        state.apply(&at(11, Record::ActivityLogInvalid { disk: number })).expect("known");
+        let open = |from, reason| Record::GapOpened { disk: number, from: Lsn(from), reason };
+        state.apply(&at(12, open(12, GapReason::Overload))).expect("known");
+        state.apply(&at(13, Record::GapClosed { disk: number })).expect("known");
+        assert!(state.disks[&number].activity_log_invalid);
+        state.apply(&at(14, open(14, GapReason::Overload))).expect("known");
+        state.apply(&at(15, open(9, GapReason::ActivityLogLost))).expect("known");
+        assert_eq!(gap(&state, 0), Some((9, GapReason::ActivityLogLost)));
+        state.apply(&at(16, Record::GapClosed { disk: number })).expect("known");
+        assert!(!state.disks[&number].activity_log_invalid);
+    }
+
+    #[test]
+    fn a_batch_with_a_section_of_a_stranger_is_refused_whole() {
+        let mut state = running();
+        let section = bytes::Bytes::from_static(b"section");
+        let batch = |disks: &[u16], records: Vec<RecordAt>| Batch {
+            first: Lsn(11),
+            last: Lsn(12),
+            sections: disks.iter().map(|disk| (DiskNo(*disk), section.clone())).collect(),
+            records,
+        };
+        let before = state.clone();
+        assert!(state.follows(&batch(&[0, 2], vec![])).is_err());
+        assert!(state.follows(&batch(&[1, 0], vec![])).is_err());
+        assert_eq!(state, before);
+        state.follows(&batch(&[0, 2], vec![at(11, Record::DiskAdded(disk(2)))])).expect("the disk joins in this batch");
+        assert_eq!(state.last_lsn, Lsn(12));
+    }
+
+    #[test]
+    fn a_state_reads_back_as_it_was_written_and_no_cut_of_it_does() {
+        let mut state = running();
+        let mark = Mark {
+            id: MarkId([9; 16]),
+            kind: MarkKind::Crash,
+            captured_at: Timestamp(77),
+            members: vec![],
+            label: String::new(),
+        };
+        state.apply(&at(11, Record::Mark(mark))).expect("in order");
+        state.apply(&at(12, Record::DiskRemoved { disk: DiskNo(0) })).expect("in order");
+        state.apply(&at(13, Record::CleanStop { captured_at: Timestamp(78) })).expect("in order");
+        for state in [state, LogState::default()] {
+            let mut out = Put::default();
+            state.put(&mut out);
+            let bytes = out.into_bytes();
+            assert_eq!(LogState::take(&mut Take::new(&bytes)).as_ref(), Ok(&state));
+            for cut in 0..bytes.len() {
+                assert!(LogState::take(&mut Take::new(&bytes[..cut])).is_err(), "cut at {cut}");
+            }
+        }
+    }
+}
