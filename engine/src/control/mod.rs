@@ -8,3 +8,4 @@ pub mod backoff;
 pub mod client;
 pub mod link;
 pub mod messages;
+pub mod tls;

@@ -15,6 +15,21 @@
 //! Crash story: the server keeps nothing. After a crash its socket file is stale; the next start finds nobody listening
 //! on it and takes it over. Clients with a reconnect delay send again what was not answered.
 
+pub mod backing;
+pub mod client;
+mod connection;
 pub mod export;
+mod handshake;
+mod outbox;
+mod proto;
+mod request;
+pub mod server;
+mod socket;
 
+pub use backing::{BackingDisk, BackingError, BackingIdentity, BackingOptions, FileExport};
+pub use client::{ClientError, ClientOptions, NbdClient, NbdUri};
 pub use export::{Export, ExportInfo, NbdError, Op, StatusExtent, ZeroFlags};
+pub use server::{BindError, NbdServer, ServerOptions};
+
+#[cfg(test)]
+mod tests;

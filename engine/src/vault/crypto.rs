@@ -48,6 +48,14 @@ pub enum OpenError {
         /// What was being opened.
         what: &'static str,
     },
+    /// The seal holds, but what is in it is of no version that this program knows.
+    #[error("{what} is sound but cannot be read ({cause}): it was written by a newer program; upgrade this one")]
+    Body {
+        /// What was being opened.
+        what: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
 }
 
 /// The key of a vault. All else is sealed under keys derived from it, or wrapped by one.

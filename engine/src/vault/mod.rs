@@ -2,6 +2,7 @@
 
 pub mod about;
 pub mod crypto;
+pub mod envelope;
 pub mod keys;
 pub mod layout;
 pub mod manifest;

@@ -28,7 +28,8 @@ pub use agent::{AgentReport, Assignment, DiskReport, DiskState, NotProtected, No
 pub use enrol::{Enrol, Enrolled, Hello, MachineGrant, MemberRole, Welcome};
 pub use point::{Export, PointInfo, PointSelector, PointsPage};
 pub use process_server::{
-    Answer, Assign, CacheReport, Command, CommandResult, Heartbeat, MachineReport, MachineState, MarkReport, Numbered,
+    Answer, Assign, CacheReport, Command, CommandResult, Heartbeat, Issue, MachineReport, MachineState, MarkReport,
+    Numbered,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use secret::{JoinSecret, WireKey};

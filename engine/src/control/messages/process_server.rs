@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Export, MemberEvent, PointInfo, PointSelector, PointsPage, Refusal, WireKey};
+use super::{Export, MemberEvent, PointInfo, PointSelector, PointsPage, Refusal, Severity, WireKey};
 use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::MarkKind;
 
@@ -123,6 +123,11 @@ pub enum CommandResult {
         /// The slot that comes next.
         next_slot: Slot,
     },
+    /// To `Assign`: the log has another owner already, or this one's cache is lost. A higher epoch is needed.
+    AssignStale {
+        /// The highest epoch that the log knows.
+        highest: Epoch,
+    },
     /// To `Release`.
     Released {
         /// The log is committed up to here.
@@ -186,6 +191,10 @@ pub struct CacheReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MachineState {
+    /// Its cache is being read.
+    Opening,
+    /// Its data key is missing: `Assign` brings it, or the agent does.
+    Locked,
     /// The log's tail is being read, the fence written.
     Adopting,
     /// Owned; no agent has a session.
@@ -215,11 +224,30 @@ pub struct MachineReport {
     pub committed: Lsn,
     /// Slots that are filled; grows while the machine is alive.
     pub next_slot: Slot,
-    /// The newest committed mark.
+    /// The newest committed mark that covers every disk.
     #[serde(default)]
     pub newest_mark: Option<MarkReport>,
+    /// When the agent last confirmed that no write came after that mark.
+    #[serde(default)]
+    pub idle_confirmed_at: Option<Timestamp>,
     /// Bytes that are in no vault yet.
     pub backlog_bytes: u64,
+    /// What is wrong there, worst first.
+    #[serde(default)]
+    pub issues: Vec<Issue>,
+}
+
+/// Something that is wrong, for as long as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issue {
+    /// Stable code, snake case.
+    pub code: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What happened and why.
+    pub text: String,
+    /// What to do.
+    pub remedy: String,
 }
 
 /// A committed mark, as far as RPO needs it.

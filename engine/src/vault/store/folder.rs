@@ -22,30 +22,32 @@
 //! Links and other things that are no regular file are not part of the vault: they are neither listed nor read.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags};
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use tokio::runtime::Handle;
 
+use self::directories::{create_new, make_directories, probe, rename_no_replace, sweep, sync_directory};
+use self::listing::Wanted;
 use super::{
     ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
 };
 
+mod directories;
+mod listing;
+
 const STAGING: &str = ".staging";
 const SWAP_LOCK: &str = "swap.lock";
-/// How old staged bytes are when nobody can be about to publish them. Chosen: a slot waits for its predecessors, for
-/// hours where a vault is away; a day of garbage costs room only after crashes.
-const STAGING_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Up to this length an ETag covers the whole object; above, its length and both ends. Objects that are ever replaced
 /// are far below; the others begin and end with salts of their own.
 const ETAG_WHOLE_BYTES: u64 = 128 << 10;
@@ -70,6 +72,8 @@ pub struct FolderStore {
 struct Folder {
     root: PathBuf,
     create: Create,
+    /// Directories that are known to be there, durably.
+    made: Mutex<HashSet<PathBuf>>,
     /// Directories with names in them whose durability is not known.
     unsynced: Mutex<HashSet<PathBuf>>,
     counter: AtomicU64,
@@ -104,8 +108,13 @@ impl FolderStore {
     }
 
     fn new(root: &Path, create: Create, runtime: Handle) -> Self {
-        let folder =
-            Folder { root: root.to_owned(), create, unsynced: Mutex::default(), counter: AtomicU64::default() };
+        let folder = Folder {
+            root: root.to_owned(),
+            create,
+            made: Mutex::default(),
+            unsynced: Mutex::default(),
+            counter: AtomicU64::default(),
+        };
         Self { folder: Arc::new(folder), runtime }
     }
 
@@ -156,77 +165,6 @@ fn failed(doing: String, error: &io::Error) -> StoreError {
     StoreError { kind, doing, cause: error.to_string() }
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Makes `path` and what is missing above it; every name made is durable on return.
-fn make_directories(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let above = match path.parent() {
-        Some(above) if !above.as_os_str().is_empty() => above,
-        _ => Path::new("."),
-    };
-    make_directories(above)?;
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => sync_directory(above),
-        // Another process made it; its sync may still be under way.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => sync_directory(above),
-        Err(error) => Err(error),
-    }
-}
-
-fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// Renames unless the target is there; `Ok(false)` where it is.
-fn rename_no_replace(from: &Path, to: &Path) -> Result<bool, Errno> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(true),
-        Err(Errno::EXIST) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Finds out how this filesystem creates atomically: the way must both make a new name and refuse one that is there.
-fn probe(staging: &Path) -> io::Result<Option<Create>> {
-    let name = |part: &str| staging.join(format!("probe-{}-{part}", std::process::id()));
-    let (one, other) = (name("a"), name("b"));
-    let clear = || [&one, &other].map(|path| fs::remove_file(path).ok());
-    clear();
-    create_new(&one)?.sync_all()?;
-    let refused = |result: io::Result<()>| matches!(result, Err(error) if error.kind() == ErrorKind::AlreadyExists);
-    if fs::hard_link(&one, &other).is_ok() && refused(fs::hard_link(&one, &other)) {
-        clear();
-        return Ok(Some(Create::HardLink));
-    }
-    clear();
-    create_new(&one)?;
-    let renames = rename_no_replace(&one, &other) == Ok(true)
-        && create_new(&one).is_ok()
-        && rename_no_replace(&one, &other) == Ok(false);
-    clear();
-    Ok(renames.then_some(Create::RenameNoReplace))
-}
-
-/// Removes staged bytes that nobody can be about to publish. Ages are told by the filesystem's own clock: a file made
-/// now is what "now" is. Garbage that cannot be removed is left for the next start.
-fn sweep(staging: &Path) {
-    let clock = staging.join(format!("probe-{}-now", std::process::id()));
-    let now = create_new(&clock).and_then(|file| file.metadata()).and_then(|meta| meta.modified());
-    fs::remove_file(&clock).ok();
-    let (Ok(now), Ok(entries)) = (now, fs::read_dir(staging)) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name() != SWAP_LOCK) {
-        let age = entry.metadata().and_then(|meta| meta.modified()).map(|then| now.duration_since(then));
-        if matches!(age, Ok(Ok(age)) if age > STAGING_AGE_MAX) {
-            fs::remove_file(entry.path()).ok();
-        }
-    }
-}
-
 impl Folder {
     fn path(&self, name: &ObjectName) -> PathBuf {
         self.root.join(name.as_str())
@@ -273,7 +211,7 @@ impl Folder {
         }
         let (aside, object) = (self.staging().join(&staged.token), self.path(&staged.name));
         let directory = object.parent().expect("an object's name has a folder part").to_owned();
-        make_directories(&directory)?;
+        self.ensure(&directory)?;
         let created = match self.create {
             Create::HardLink => match fs::hard_link(&aside, &object) {
                 Ok(()) => true,
@@ -291,6 +229,18 @@ impl Folder {
         self.sync_names(&directory)?;
         fs::remove_file(&aside).ok();
         Ok(if created { PutOutcome::Created } else { PutOutcome::AlreadyExists })
+    }
+
+    /// Makes a directory of the vault. The first time this process needs it, every name on the way to it is made
+    /// durable, whoever made it.
+    fn ensure(&self, directory: &Path) -> io::Result<()> {
+        if !self.made.lock().contains(directory) || !directory.is_dir() {
+            make_directories(directory)?;
+            let above = directory.ancestors().skip(1).take_while(|above| above.starts_with(&self.root));
+            above.into_iter().try_for_each(sync_directory)?;
+            self.made.lock().insert(directory.to_owned());
+        }
+        Ok(())
     }
 
     /// Makes the names in a directory durable, and remembers where that failed.
@@ -391,65 +341,6 @@ impl Folder {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// Objects under `directory`, whose name with a slash behind it is `at`, in order of names.
-    fn walk(&self, at: &str, wanted: &Wanted<'_>, out: &mut Vec<Listed>) -> Result<(), Fault> {
-        let entries = match fs::read_dir(self.root.join(at)) {
-            Ok(entries) => entries,
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        // A folder's names sort with their slash, as the whole names do.
-        let mut found = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            let kind = entry.file_type()?;
-            let Ok(part) = entry.file_name().into_string() else { continue };
-            match (kind.is_dir(), kind.is_file()) {
-                (true, _) => found.push(format!("{at}{part}/")),
-                (_, true) => found.push(format!("{at}{part}")),
-                _ => {}
-            }
-        }
-        found.sort_unstable();
-        for name in found.into_iter().filter(|name| wanted.may_hold(name)) {
-            if out.len() >= wanted.limit {
-                break;
-            }
-            if name.ends_with('/') {
-                self.walk(&name, wanted, out)?;
-            } else if let Some(object) = ObjectName::listed(&name) {
-                match fs::symlink_metadata(self.path(&object)) {
-                    Ok(meta) => out.push(Listed { name: object, bytes: meta.len() }),
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a listing asks for.
-struct Wanted<'a> {
-    prefix: &'a str,
-    after: Option<&'a str>,
-    limit: usize,
-}
-
-impl Wanted<'_> {
-    /// Whether `name` is wanted, or, where it ends in a slash, something under it may be.
-    fn may_hold(&self, name: &str) -> bool {
-        let hidden = name.starts_with('.') || name.contains("/.");
-        match name.ends_with('/') {
-            _ if hidden => false,
-            true => {
-                let on_the_way = name.starts_with(self.prefix) || self.prefix.starts_with(name);
-                on_the_way && self.after.is_none_or(|after| after < name || after.starts_with(name))
-            }
-            false => name.starts_with(self.prefix) && self.after.is_none_or(|after| after < name),
-        }
-    }
 }
 
 fn etag(bytes: u64, read: impl Fn(u64, usize) -> io::Result<Vec<u8>>) -> io::Result<ETag> {
@@ -512,10 +403,7 @@ impl ObjectStore for FolderStore {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         self.run(format!("list {prefix}"), move |folder| {
             let wanted = Wanted { prefix: &prefix, after: after.as_ref().map(ObjectName::as_str), limit };
-            let folder_part = prefix.rfind('/').map_or("", |at| &prefix[..=at]);
-            let mut out = Vec::new();
-            folder.walk(folder_part, &wanted, &mut out)?;
-            Ok(out)
+            folder.list(&wanted)
         })
         .await
     }
@@ -525,3 +413,6 @@ impl ObjectStore for FolderStore {
         self.run(format!("delete {name}"), move |folder| folder.delete(&object)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

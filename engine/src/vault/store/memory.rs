@@ -147,3 +147,13 @@ impl ObjectStore for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn it_does_what_the_port_promises() {
+        super::super::conformance::run(&MemoryStore::new()).await;
+    }
+}

@@ -10,6 +10,8 @@
 //! (`get_range`) before they conclude (see `log::committer`).
 
 #[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
 pub mod faulty;
 pub mod folder;
 pub mod memory;

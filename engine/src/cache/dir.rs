@@ -1,0 +1,195 @@
+//! One machine's part of the cache, and whose it is.
+//!
+//! ```text
+//!   <cache>/<machine>/<timeline>/owner                    epoch and writer
+//!                                seg-<16 hex digits>.fseg segment files, in the order of their numbers
+//!
+//!   owner, 64 bytes: 0 magic "FARSHOWN" | 8 version u16 | 10 zero 6 | 16 epoch u64 | 24 writer 16 | 40 zero 20
+//!                    | 60 crc u32 over bytes 0..60
+//! ```
+//!
+//! Invariants: the owner is written and synced before the first append; it never goes back to a lower epoch, nor to
+//! another writer within one. A segment file whose header names another owner is never uploaded.
+//!
+//! Crash story: the owner file is written aside, synced, renamed, and its directory synced, so it is the old one or the
+//! new one. An owner that was fenced already and finds no owner file has lost its cache: [`may_continue`] says so,
+//! and it needs a new epoch.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::io::{CacheFile, CacheIo};
+use super::{CacheError, Doing};
+use crate::codec::{Put, Take};
+use crate::ids::{Epoch, MachineId, TimelineId, WriterId};
+use crate::log::{Owner, SegmentNo};
+
+const OWNER_MAGIC: &[u8; 8] = b"FARSHOWN";
+const OWNER_VERSION: u16 = 1;
+const OWNER_BYTES: usize = 64;
+const OWNER_NAME: &str = "owner";
+const OWNER_ASIDE: &str = "owner.new";
+
+/// One machine's directory in the cache.
+#[derive(Clone)]
+pub struct CacheDir {
+    io: Arc<dyn CacheIo>,
+    path: PathBuf,
+    machine: MachineId,
+    timeline: TimelineId,
+}
+
+impl std::fmt::Debug for CacheDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheDir").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl CacheDir {
+    /// The directory of a machine's timeline under `cache`; made, durably, where it is missing.
+    ///
+    /// # Errors
+    /// When the cache disk fails.
+    pub fn open(
+        io: Arc<dyn CacheIo>,
+        cache: &Path,
+        machine: MachineId,
+        timeline: TimelineId,
+    ) -> Result<Self, CacheError> {
+        let machine_dir = cache.join(machine.to_string());
+        let path = machine_dir.join(timeline.to_string());
+        io.create_dirs(&path).doing("create directory", &path)?;
+        for dir in [cache, &machine_dir] {
+            io.sync_dir(dir).doing("sync directory", dir)?;
+        }
+        Ok(Self { io, path, machine, timeline })
+    }
+
+    /// Who owns what lies here; `None` where nobody does.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is damaged: the directory is then as good as lost.
+    pub fn owner(&self) -> Result<Option<Owner>, CacheError> {
+        let path = self.path.join(OWNER_NAME);
+        let bytes = self.io.read(&path, OWNER_BYTES as u64 + 1).doing("read", &path)?;
+        bytes.map(|bytes| decode_owner(&bytes).ok_or(CacheError::OwnerDamaged { path })).transpose()
+    }
+
+    /// Makes `owner` the owner of what lies here, durably, before anything is appended. Segment files of others stay
+    /// until `recover` discards them.
+    ///
+    /// # Errors
+    /// When a newer owner, or another writer of the same epoch, has the directory; when the disk fails.
+    pub fn claim(&self, owner: Owner) -> Result<(), CacheError> {
+        match self.owner()? {
+            Some(current) if current == owner => return Ok(()),
+            Some(current) if current.epoch >= owner.epoch => {
+                return Err(CacheError::OwnedByOther { path: self.path.clone(), current, wanted: owner });
+            }
+            _ => {}
+        }
+        let (aside, path) = (self.path.join(OWNER_ASIDE), self.path.join(OWNER_NAME));
+        self.io.remove(&aside).doing("remove", &aside)?;
+        let mut file = self.io.create(&aside).doing("create", &aside)?;
+        file.write_at(0, &[encode_owner(owner)]).doing("write", &aside)?;
+        file.sync().doing("sync", &aside)?;
+        self.io.rename(&aside, &path).doing("rename", &aside)?;
+        self.sync()
+    }
+
+    /// Makes the names in it durable.
+    ///
+    /// # Errors
+    /// When the cache disk fails.
+    pub fn sync(&self) -> Result<(), CacheError> {
+        self.io.sync_dir(&self.path).doing("sync directory", &self.path)
+    }
+
+    /// The numbers of the segment files that lie here, in order.
+    ///
+    /// # Errors
+    /// When the cache disk fails.
+    pub fn segments(&self) -> Result<Vec<SegmentNo>, CacheError> {
+        let names = self.io.list(&self.path).doing("list", &self.path)?;
+        let mut numbers: Vec<SegmentNo> = names.iter().filter_map(|name| segment_of(name)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Removes a segment's file: it is committed and its room is needed, or it must not be sent.
+    ///
+    /// # Errors
+    /// When the cache disk fails.
+    pub fn remove(&self, segment: SegmentNo) -> Result<(), CacheError> {
+        let path = self.segment_path(segment);
+        self.io.remove(&path).doing("remove", &path)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The machine whose cache this is.
+    pub fn machine(&self) -> MachineId {
+        self.machine
+    }
+
+    /// The timeline whose cache this is.
+    pub fn timeline(&self) -> TimelineId {
+        self.timeline
+    }
+
+    pub(super) fn segment_path(&self, segment: SegmentNo) -> PathBuf {
+        self.path.join(format!("seg-{:016x}.fseg", segment.0))
+    }
+
+    pub(super) fn create_file(&self, path: &Path) -> Result<Box<dyn CacheFile>, CacheError> {
+        self.io.create(path).doing("create", path)
+    }
+
+    pub(super) fn open_file(&self, path: &Path) -> Result<Box<dyn CacheFile>, CacheError> {
+        self.io.open(path).doing("open", path)
+    }
+}
+
+/// Whether an owner may go on with the cache directory it finds, or has lost it and needs a new epoch: what it
+/// reported durable may be gone, so its writer must not go on as if it were there.
+///
+/// `cache` is what the directory says, `newest` the newest owner in the log.
+///
+/// # Errors
+/// When `me` has written to the log before, and the directory does not know it.
+pub fn may_continue(me: Owner, cache: Option<Owner>, newest: Option<Owner>) -> Result<(), CacheError> {
+    if newest == Some(me) && cache != Some(me) {
+        return Err(CacheError::CacheLost { me, found: cache });
+    }
+    Ok(())
+}
+
+fn segment_of(name: &str) -> Option<SegmentNo> {
+    let digits = name.strip_prefix("seg-")?.strip_suffix(".fseg")?;
+    let number = (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
+    (format!("{number:016x}") == digits).then_some(SegmentNo(number))
+}
+
+fn encode_owner(owner: Owner) -> bytes::Bytes {
+    let mut out = Put::with_capacity(OWNER_BYTES);
+    out.slice(OWNER_MAGIC).u16(OWNER_VERSION).slice(&[0; 6]).u64(owner.epoch.0).slice(&owner.writer.0).slice(&[0; 20]);
+    let crc = crc32fast::hash(out.as_slice());
+    out.u32(crc);
+    out.into_bytes()
+}
+
+fn decode_owner(bytes: &[u8]) -> Option<Owner> {
+    let (body, crc) = bytes.split_last_chunk::<4>()?;
+    let mut input = Take::new(body);
+    let known = bytes.len() == OWNER_BYTES
+        && crc32fast::hash(body) == u32::from_le_bytes(*crc)
+        && input.array("owner magic").ok()? == *OWNER_MAGIC
+        && input.u16("owner version").ok()? == OWNER_VERSION;
+    input.bytes(6, "owner").ok()?;
+    let epoch = Epoch(input.u64("owner epoch").ok()?);
+    let writer = WriterId(input.array("owner writer").ok()?);
+    known.then_some(Owner { epoch, writer })
+}
