@@ -197,8 +197,8 @@ impl World {
             86..=89 => self.commit(usize::from(how)),
             90 => self.connect(),
             91 => self.server_restarts(),
-            92 => self.move_away(how % 2 == 0),
-            93 if how % 2 == 0 && self.lives < 50 => self.agent_restarts(),
+            92 => self.move_away(how.is_multiple_of(2)),
+            93 if how.is_multiple_of(2) && self.lives < 50 => self.agent_restarts(),
             94 => self.agent.idle(Timestamp(i64::from(how))),
             95 => {
                 self.now += Duration::from_millis(u64::from(how) % 3000);
