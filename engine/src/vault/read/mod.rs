@@ -1,1 +1,31 @@
 //! Reading a vault: tail, points, extent maps, volumes, verify, restore.
+//!
+//! ```text
+//!   store ─► slots ─► segment_view (footers) ─► chain ─► timeline ─► points
+//!                          │                                │
+//!                          │ index pages                    ▼
+//!                          └────────► windows (extent maps) ─► Volume ─► overlay, export, restore
+//!                            frames ─► frame_cache ────────────┘
+//! ```
+//!
+//! Nothing here changes a vault. Nothing unverified leaves this room: footers and pages are opened with their seals,
+//! footers are chained, and a frame gives bytes only once its seal and the digest of every piece hold.
+
+pub mod chain;
+pub mod error;
+pub mod export;
+pub mod extent_map;
+pub mod frame_cache;
+pub mod overlay;
+pub mod points;
+pub mod segment_view;
+pub mod slots;
+pub mod tail;
+pub mod timeline;
+pub mod volume;
+pub mod windows;
+
+#[cfg(test)]
+pub(crate) mod test_log;
+#[cfg(test)]
+mod tests;

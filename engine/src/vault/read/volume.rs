@@ -1,0 +1,303 @@
+//! A disk at a position of its log.
+//!
+//! ```text
+//!   read(offset, len) ─► extent map of the window ─► runs ─┬ hole, zero ─► zeroes
+//!                                                          └ data ─► frame cache ─► get_range of one item
+//!                                                                    seal, digests, place on the disk ─► bytes
+//! ```
+//!
+//! A read gives the bytes that were captured, or an error: a frame that does not open, a piece whose digest does not hold,
+//! and an index that points to the wrong place are all errors, never other bytes.
+//!
+//! Reads that go on where one before ended are taken for a stream, and the frames in front of it are fetched ahead.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::error::{Damage, ReadError};
+use super::extent_map::{Extent, ExtentMap, Source};
+use super::frame_cache::{FrameCache, OpenFrame};
+use super::points::RecoveryPoint;
+use super::timeline::TimelineReader;
+use super::windows::{MapTarget, Windows};
+use crate::ids::{DiskNo, Lsn};
+use crate::record::DiskInfo;
+
+/// Frames that one read fetches at once. Chosen: 8 frames of 512 KiB are in flight, 4 MiB a reader.
+const FRAMES_IN_FLIGHT: usize = 8;
+/// Sequential streams that are told apart: nbdcopy opens four connections, qemu-img uses eight coroutines.
+const STREAMS: usize = 8;
+
+/// What a volume may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeLimits {
+    /// Memory for extent maps, in bytes.
+    pub map_bytes_max: usize,
+    /// How far a stream is read ahead, in bytes of the disk; 0 for not at all.
+    pub read_ahead_bytes: u64,
+}
+
+impl Default for VolumeLimits {
+    /// 64 MiB of maps (1.3 million extents), 4 MiB ahead.
+    fn default() -> Self {
+        Self { map_bytes_max: 64 << 20, read_ahead_bytes: 4 << 20 }
+    }
+}
+
+/// A disk at a position.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    info: DiskInfo,
+    windows: Windows,
+    frames: Arc<FrameCache>,
+    limits: VolumeLimits,
+    /// Ends of the newest reads, newest last: where a stream would go on.
+    ends: Mutex<Vec<u64>>,
+    ahead: Arc<Semaphore>,
+}
+
+/// Pieces of a read that one frame serves.
+type Pieces = Vec<Piece>;
+
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    offset: u64,
+    len: usize,
+    payload_at: u32,
+}
+
+impl Volume {
+    /// A disk of a recovery point.
+    pub fn of_point(
+        reader: &TimelineReader,
+        point: &RecoveryPoint,
+        disk: DiskNo,
+        frames: Arc<FrameCache>,
+        limits: VolumeLimits,
+    ) -> Result<Self, ReadError> {
+        if !point.disks.contains(&disk) {
+            return Err(ReadError::NotCovered { disk, lsn: point.lsn });
+        }
+        Self::at(reader, disk, point.lsn, frames, limits)
+    }
+
+    /// A disk at any position: it shows the writes with smaller LSNs. Inside a gap that is no state the disk was ever in.
+    pub fn at(
+        reader: &TimelineReader,
+        disk: DiskNo,
+        lsn: Lsn,
+        frames: Arc<FrameCache>,
+        limits: VolumeLimits,
+    ) -> Result<Self, ReadError> {
+        let readable = reader.chain().last_lsn;
+        if lsn > readable.next() {
+            return Err(ReadError::Beyond { machine: reader.source().machine(), lsn, readable });
+        }
+        let history = reader.history();
+        let info = history.disk_at(disk, lsn).ok_or(ReadError::NotCovered { disk, lsn })?;
+        let (view, size_bytes, sizes) = (reader.view(), info.size_bytes, history.sizes(disk).to_vec());
+        let target = MapTarget { view, disk, lsn, size_bytes, sizes };
+        let shared = Shared {
+            info,
+            windows: Windows::new(target, limits.map_bytes_max),
+            frames,
+            limits,
+            ends: Mutex::new(Vec::new()),
+            ahead: Arc::new(Semaphore::new(FRAMES_IN_FLIGHT)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The disk as it was there.
+    pub fn info(&self) -> &DiskInfo {
+        &self.shared.info
+    }
+
+    /// The position.
+    pub fn lsn(&self) -> Lsn {
+        self.shared.windows.target().lsn
+    }
+
+    /// Memory that extent maps take, in bytes.
+    pub fn map_bytes(&self) -> usize {
+        self.shared.windows.held_bytes()
+    }
+
+    fn check(&self, range: &Range<u64>) -> Result<(), ReadError> {
+        let size_bytes = self.shared.info.size_bytes;
+        match range.start <= range.end && range.end <= size_bytes {
+            true => Ok(()),
+            false => Err(ReadError::OutOfRange { offset: range.start, end: range.end, size_bytes }),
+        }
+    }
+
+    /// The map whose window holds `offset`.
+    pub async fn map(&self, offset: u64) -> Result<Arc<ExtentMap>, ReadError> {
+        self.shared.windows.map(offset).await
+    }
+
+    /// The same, if it is in memory.
+    pub fn map_now(&self, offset: u64) -> Option<Arc<ExtentMap>> {
+        self.shared.windows.get(offset)
+    }
+
+    /// Whether the maps of a range are in memory.
+    pub fn has_maps(&self, range: Range<u64>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            match self.map_now(at) {
+                Some(map) => at = map.window().end,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The runs of a range, holes included, from left to right without a break; at most `max` of them.
+    pub async fn runs(&self, range: Range<u64>, max: usize) -> Result<Vec<Extent>, ReadError> {
+        self.check(&range)?;
+        let (mut runs, mut at) = (Vec::new(), range.start);
+        while at < range.end && runs.len() < max {
+            let map = self.map(at).await?;
+            let end = range.end.min(map.window().end);
+            runs.extend(map.runs(at..end).take(max - runs.len()));
+            at = end;
+        }
+        Ok(runs)
+    }
+
+    /// The runs of a range if their maps are in memory.
+    fn runs_now(&self, range: Range<u64>) -> Option<Vec<Extent>> {
+        self.check(&range).ok()?;
+        let (mut runs, mut at) = (Vec::new(), range.start);
+        while at < range.end {
+            let map = self.shared.windows.get(at)?;
+            let end = range.end.min(map.window().end);
+            runs.extend(map.runs(at..end));
+            at = end;
+        }
+        Some(runs)
+    }
+
+    /// Fills `out` from `offset` on.
+    pub async fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        let range = offset..offset.saturating_add(out.len() as u64);
+        let runs = self.runs(range.clone(), usize::MAX).await?;
+        let frames = zero_and_group(&runs, offset, out);
+        let fetches = frames.into_iter().map(|((segment, frame), pieces)| async move {
+            self.shared.frame(segment, frame).await.map(|open| (segment, frame, pieces, open))
+        });
+        let mut fetched = stream::iter(fetches).buffer_unordered(FRAMES_IN_FLIGHT);
+        while let Some(frame) = fetched.next().await {
+            let (segment, frame, pieces, open) = frame?;
+            let copied = copy(&open, &pieces, offset, out);
+            copied.map_err(|at| self.shared.wrong_index(segment, frame, at))?;
+        }
+        self.read_ahead(range);
+        Ok(())
+    }
+
+    /// Fills `out` if everything it takes is in memory.
+    pub fn read_now(&self, offset: u64, out: &mut [u8]) -> bool {
+        let range = offset..offset.saturating_add(out.len() as u64);
+        let Some(runs) = self.runs_now(range.clone()) else { return false };
+        let cached = |((segment, frame), pieces): ((u32, u32), Pieces)| {
+            Some((self.shared.frames.get(self.shared.frame_id(segment, frame))?, pieces))
+        };
+        let frames: Option<Vec<_>> = zero_and_group(&runs, offset, out).into_iter().map(cached).collect();
+        let done =
+            frames.is_some_and(|frames| frames.iter().all(|(open, pieces)| copy(open, pieces, offset, out).is_ok()));
+        if done {
+            self.read_ahead(range);
+        }
+        done
+    }
+
+    /// Notes where a read ended; where it went on from another's end, fetches what lies ahead of it.
+    fn read_ahead(&self, range: Range<u64>) {
+        let streams = {
+            let mut ends = self.shared.ends.lock();
+            let known = ends.iter().position(|end| *end == range.start);
+            if let Some(at) = known {
+                ends.remove(at);
+            } else if ends.len() >= STREAMS {
+                ends.remove(0);
+            }
+            ends.push(range.end);
+            known.is_some()
+        };
+        let end = range.end.saturating_add(self.shared.limits.read_ahead_bytes).min(self.shared.info.size_bytes);
+        if !streams || range.end >= end {
+            return;
+        }
+        // Only what the map in memory tells: a stream that enters another window makes its map with its next read.
+        let Some(map) = self.shared.windows.get(range.end) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        for run in map.runs(range.end..end.min(map.window().end)) {
+            let Some(Source::Data { segment, frame, .. }) = run.source else { continue };
+            if self.shared.frames.knows(self.shared.frame_id(segment, frame)) {
+                continue;
+            }
+            let Ok(permit) = self.shared.ahead.clone().try_acquire_owned() else { return };
+            let shared = self.shared.clone();
+            runtime.spawn(async move {
+                // A failure is the reader's to meet, when it gets there.
+                let _ = shared.frame(segment, frame).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Shared {
+    fn frame_id(&self, segment: u32, frame: u32) -> super::frame_cache::FrameId {
+        self.windows.target().view.segments[segment as usize].frame_id(frame)
+    }
+
+    async fn frame(&self, segment: u32, frame: u32) -> Result<Arc<OpenFrame>, ReadError> {
+        let view = &self.windows.target().view;
+        let place = &view.segments[segment as usize];
+        let weight_bytes = place.footer.frames[frame as usize].plain_bytes as usize;
+        self.frames.get_or_load(place.frame_id(frame), weight_bytes, view.source.frame(place, frame)).await
+    }
+
+    fn wrong_index(&self, segment: u32, frame: u32, offset: u64) -> ReadError {
+        let view = &self.windows.target().view;
+        let place = &view.segments[segment as usize];
+        ReadError::damaged(view.source.name(place.timeline, place.slot), Damage::Index { frame, offset })
+    }
+}
+
+/// Fills what needs no frame, and gathers the rest by segment and frame.
+fn zero_and_group(runs: &[Extent], offset: u64, out: &mut [u8]) -> HashMap<(u32, u32), Pieces> {
+    let mut frames: HashMap<(u32, u32), Pieces> = HashMap::new();
+    for run in runs {
+        let len = run.len as usize;
+        match run.source {
+            Some(Source::Data { segment, frame, payload_at }) => {
+                frames.entry((segment, frame)).or_default().push(Piece { offset: run.offset, len, payload_at });
+            }
+            _ => out[(run.offset - offset) as usize..][..len].fill(0),
+        }
+    }
+    frames
+}
+
+/// Copies a frame's pieces to their places; the place on the disk that the frame does not hold, otherwise.
+fn copy(open: &OpenFrame, pieces: &Pieces, offset: u64, out: &mut [u8]) -> Result<(), u64> {
+    for piece in pieces {
+        let bytes = open.bytes(piece.payload_at, piece.len, piece.offset).ok_or(piece.offset)?;
+        out[(piece.offset - offset) as usize..][..piece.len].copy_from_slice(bytes);
+    }
+    Ok(())
+}
