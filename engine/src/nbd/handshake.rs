@@ -179,7 +179,7 @@ impl Negotiation {
             return proto::put_option_reply(out, number, option_reply::ERR_UNKNOWN, b"no export of that name");
         };
         let matches = |query: &&str| *query == proto::BASE_ALLOCATION || (!setting && *query == "base:");
-        if queries.iter().any(|query| matches(&query)) || (!setting && queries.is_empty()) {
+        if queries.iter().any(matches) || (!setting && queries.is_empty()) {
             // The number means nothing in a list; the specification has it 0 there.
             let id = if setting { proto::BASE_ALLOCATION_ID } else { 0 };
             let data = [&id.to_be_bytes()[..], proto::BASE_ALLOCATION.as_bytes()].concat();

@@ -30,6 +30,9 @@ use super::handshake;
 use super::request::Terms;
 use super::socket::{Inbox, Socket};
 
+/// How long a stop waits for the threads of connections that it closed. Chosen: requests on a healthy disk are done long before.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
 /// How a server behaves and what it may hold.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
@@ -88,7 +91,7 @@ pub enum BindError {
     },
 }
 
-/// An NBD server. Dropping it stops it without waiting for requests in flight.
+/// An NBD server. Dropping it closes all connections, answered or not.
 pub struct NbdServer {
     place: Place,
     accepting: Option<(Arc<Listener>, JoinHandle<()>)>,
@@ -252,7 +255,7 @@ impl NbdServer {
     }
 
     /// Stops: no new connection and no new request from now on; those taken are done and answered until `deadline`, then
-    /// the sockets are closed whatever goes on. True where everything had ended by itself.
+    /// the sockets are closed whatever goes on, and a second later it returns. True where everything had ended by itself.
     pub fn shutdown(mut self, deadline: Duration) -> bool {
         self.stop(deadline)
     }
@@ -272,10 +275,15 @@ impl NbdServer {
                 break;
             }
         }
+        // A thread that is about to end may hold the hub a moment longer; not the disks.
+        *self.hub.exports.write() = Arc::default();
         let clean = connections.is_empty();
         if !clean {
             warn!(self.hub.logger, "closing connections with requests in flight"; "connections" => connections.len());
             connections.values().for_each(|control| control.socket.shutdown(Shutdown::Both));
+            // Their threads let go of the exports as soon as these answer; whoever stops a server opens the disks again.
+            let gone = |connections: &mut HashMap<u64, Arc<Control>>| !connections.is_empty();
+            self.hub.connection_gone.wait_while_for(&mut connections, gone, CLOSE_GRACE);
         }
         clean
     }
