@@ -348,3 +348,6 @@ pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     rest.is_empty().then_some(())?;
     pairs.iter().map(|[high, low]| Some((digit(high)? << 4 | digit(low)?) as u8)).collect()
 }
+
+#[cfg(test)]
+mod tests;

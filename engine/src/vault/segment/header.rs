@@ -105,6 +105,10 @@ impl SegmentIdentity {
             salt: Salt(input.array("salt")?),
             created_at: Timestamp(input.i64("creation time")?),
         };
+        // One identity has one header: what is reserved is zero.
+        if identity.encode(kind)[..] != head[..] {
+            return Err(Malformed::Value { what: "segment header's reserve", value: 1 });
+        }
         Ok((kind, identity))
     }
 }

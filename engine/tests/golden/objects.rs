@@ -1,0 +1,241 @@
+//! One object of every kind, made of fixed keys, times and chance: what the golden files hold, and what the damage
+//! tests damage.
+
+use bytes::{Bytes, BytesMut};
+use farshore_engine::digest::digests;
+use farshore_engine::ids::{
+    Chance, DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, Salt, Slot, TimelineId, Timestamp, VaultId, WriterId,
+};
+use farshore_engine::record::{DiskInfo, GapReason, Mark, MarkKind, Record, RecordAt};
+use farshore_engine::section::{SectionBuilder, WriteKind};
+use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
+use farshore_engine::vault::crypto::{DataKey, VaultKey};
+use farshore_engine::vault::keys::{KeyObject, PassphraseCost, RecoveryKey};
+use farshore_engine::vault::manifest::{Manifest, Pin, PinKind};
+use farshore_engine::vault::segment::{
+    Branch, Control, Footer, FooterDigest, FooterPlace, FrameOpener, FrameSealer, ItemNo, ObjectKind, SegmentIdentity,
+    SegmentIndex, seal_control, seal_footer,
+};
+use farshore_engine::vault::state::LogState;
+
+pub(crate) const MACHINE: MachineId = MachineId([0x11; 16]);
+pub(crate) const TIMELINE: TimelineId = TimelineId([0x22; 8]);
+pub(crate) const GENERATION: u64 = 7;
+pub(crate) const PASSPHRASE: &str = "far from the shore";
+
+/// Chance that is the same every time: a counter, hashed.
+pub(crate) struct Fixed(u64);
+
+impl Chance for Fixed {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        self.0 += 1;
+        let mut hash = blake3::Hasher::new();
+        hash.update(b"fixed chance").update(&self.0.to_le_bytes());
+        hash.finalize_xof().fill(bytes);
+    }
+}
+
+pub(crate) fn vault_key() -> VaultKey {
+    VaultKey::from_bytes([0x44; 32])
+}
+
+pub(crate) fn data_key() -> DataKey {
+    DataKey::from_bytes([0x33; 32])
+}
+
+pub(crate) fn recovery_key() -> RecoveryKey {
+    RecoveryKey::draw(&mut Fixed(1000))
+}
+
+pub(crate) fn identity(salt: u8) -> SegmentIdentity {
+    SegmentIdentity {
+        machine: MACHINE,
+        timeline: TIMELINE,
+        epoch: Epoch(4),
+        writer: WriterId([0x55; 16]),
+        salt: Salt([salt; 16]),
+        created_at: Timestamp(1_700_000_000_000_000),
+    }
+}
+
+fn disk(number: u16) -> DiskInfo {
+    DiskInfo { disk: DiskNo(number), name: format!("disk {number}"), size_bytes: 1 << 30, sector_bytes: 512 }
+}
+
+/// The records of the example's one batch, LSN 1 to 40: one of each kind.
+fn records() -> Vec<RecordAt> {
+    let mark = Mark {
+        id: MarkId([0x77; 16]),
+        kind: MarkKind::Group,
+        captured_at: Timestamp(1_700_000_001_000_000),
+        members: vec![MACHINE, MachineId([0x12; 16])],
+        label: "before the upgrade".into(),
+    };
+    [
+        (1, Record::Incarnation { id: IncarnationId([0x66; 16]), predecessor: None }),
+        (2, Record::DiskAdded(disk(0))),
+        (3, Record::DiskAdded(disk(1))),
+        (4, Record::DiskAdded(disk(2))),
+        (5, Record::DiskResized { disk: DiskNo(2), size_bytes: 2 << 30 }),
+        (6, Record::DiskRemoved { disk: DiskNo(2) }),
+        (30, Record::GapClosed { disk: DiskNo(0) }),
+        (31, Record::Mark(mark)),
+        (32, Record::GapOpened { disk: DiskNo(0), from: Lsn(32), reason: GapReason::Overload }),
+        (33, Record::ActivityLogInvalid { disk: DiskNo(1) }),
+        (40, Record::CleanStop { captured_at: Timestamp(1_700_000_002_000_000) }),
+    ]
+    .map(|(lsn, record)| RecordAt { lsn: Lsn(lsn), record })
+    .to_vec()
+}
+
+fn section(lsns: std::ops::Range<u64>, compressible: bool) -> Bytes {
+    let digest_key = data_key().digest_key();
+    let mut builder = SectionBuilder::default();
+    let mut chance = Fixed(2000);
+    for lsn in lsns {
+        let mut data = vec![lsn as u8; 512];
+        if !compressible {
+            chance.fill(&mut data);
+        }
+        let offset = lsn.wrapping_mul(7919) % 5000 * 512;
+        match lsn % 5 {
+            0 => builder.fill(Lsn(lsn), offset, 1 << 16, WriteKind::Zero),
+            1 => builder.fill(Lsn(lsn), offset, 1 << 12, WriteKind::Undefined),
+            _ => builder.data(Lsn(lsn), offset, data.clone().into(), &digests(&digest_key, offset, &data)),
+        }
+    }
+    builder.finish()
+}
+
+/// Where the example segment lies.
+pub(crate) fn place() -> FooterPlace {
+    FooterPlace { slot: Slot(1), previous: FooterDigest([0x99; 32]) }
+}
+
+/// The state behind the example segment.
+pub(crate) fn state() -> LogState {
+    let mut state = LogState::default();
+    state.follow_run(Lsn(1), Lsn(40), &records()).expect("in order");
+    state
+}
+
+/// A segment without its footer, and its index.
+pub(crate) fn open_segment() -> (Bytes, SegmentIndex) {
+    let identity = identity(0x88);
+    let sealer = FrameSealer::new(&data_key(), identity);
+    let mut bytes = BytesMut::from(&identity.encode(ObjectKind::Segment)[..]);
+    let mut index = SegmentIndex::new();
+    let (first, last) = (Lsn(1), Lsn(40));
+    let sections = [section(7..20, true), section(20..30, false)];
+    let mut items = Vec::new();
+    for (number, section) in sections.iter().enumerate() {
+        let frame = sealer.seal_frame(ItemNo(number as u64 + 1), DiskNo(number as u16), first, last, section);
+        items.push(frame.expect("well formed"));
+    }
+    items.push(sealer.seal_batch_end(ItemNo(3), first, last, 2, &records()));
+    for item in &items {
+        index.push(bytes.len() as u64, item);
+        bytes.extend_from_slice(&item.bytes);
+    }
+    (bytes.freeze(), index)
+}
+
+pub(crate) fn segment() -> Bytes {
+    let (items, index) = open_segment();
+    let end = items.len() as u64;
+    let at = Timestamp(1_700_000_003_000_000);
+    let footer = seal_footer(&data_key(), &identity(0x88), place(), &index, &state(), Salt([0xaa; 16]), at, end);
+    [items, footer.bytes].concat().into()
+}
+
+fn control(control: Control, salt: u8) -> Bytes {
+    let at = Timestamp(1_700_000_004_000_000);
+    let salts = (identity(salt), Salt([salt + 1; 16]));
+    seal_control(&data_key(), &salts.0, control, place(), &state(), salts.1, at).bytes
+}
+
+pub(crate) fn fence() -> Bytes {
+    control(Control::Fence, 0xb0)
+}
+
+pub(crate) fn branch() -> Bytes {
+    let branch =
+        Branch { timeline: TimelineId([0x23; 8]), slot: Slot(5), lsn: Lsn(40), footer: FooterDigest([0xcc; 32]) };
+    control(Control::Branch(branch), 0xc0)
+}
+
+pub(crate) fn about() -> About {
+    About {
+        machine: MACHINE,
+        name: "db-1 / primary".into(),
+        disks: vec![disk(0), disk(1)],
+        timelines: vec![TimelineInfo { id: TIMELINE, parent: None, created_at: Timestamp(1_700_000_000_000_000) }],
+        hardware: [("firmware".to_owned(), "uefi".to_owned())].into(),
+        data_key: WrappedKey::wrap(&vault_key(), MACHINE, &data_key(), &mut Fixed(1)),
+    }
+}
+
+pub(crate) fn manifest() -> Manifest {
+    let mut manifest = Manifest::new(Epoch(4));
+    let pin = Pin {
+        id: "audit".into(),
+        kind: PinKind::Hold,
+        lsn: Lsn(31),
+        created_at: Timestamp(1_700_000_005_000_000),
+        note: "until the audit is over".into(),
+    };
+    manifest.pin(pin).expect("the first");
+    manifest
+}
+
+pub(crate) fn keys() -> KeyObject {
+    let mut keys = KeyObject::new(VaultId([0xdd; 16]), Timestamp(1_700_000_000_000_000));
+    let mut chance = Fixed(2);
+    keys.add_passphrase(&vault_key(), PASSPHRASE, PassphraseCost::LEAST, &mut chance).expect("long enough");
+    keys.add_recovery(&vault_key(), &recovery_key(), &mut chance);
+    keys
+}
+
+pub(crate) fn about_bytes() -> Bytes {
+    about().seal(GENERATION, &vault_key(), &mut Fixed(3)).1
+}
+
+pub(crate) fn manifest_bytes() -> Bytes {
+    manifest().seal(MACHINE, TIMELINE, &data_key(), &mut Fixed(4))
+}
+
+pub(crate) fn keys_bytes() -> Bytes {
+    keys().seal(&vault_key(), &mut Fixed(5))
+}
+
+/// Reads everything out of a log object: footer, pages, items. Any of it failing fails the whole.
+pub(crate) fn read_log_object(object: &Bytes) -> Result<String, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let footer = Footer::of_object(&data_key(), MACHINE, TIMELINE, object).map_err(|error| text(&error))?;
+    let opener = FrameOpener::new(&data_key(), &footer.identity);
+    let mut read = format!("{footer:#?}\n");
+    let part = |offset: u64, len: u64| {
+        let (from, to) = (offset as usize, (offset + len) as usize);
+        if to <= object.len() { Ok(object.slice(from..to)) } else { Err("cut".to_owned()) }
+    };
+    for (number, page) in footer.pages.iter().enumerate() {
+        let sealed = part(page.offset, page.len.into())?;
+        let rows = footer.open_page(&data_key(), number, &sealed).map_err(|error| text(&error))?;
+        read += &format!("page {number} {rows:#?}\n");
+    }
+    // Every item, batch ends too: as verify does.
+    let scan = farshore_engine::vault::segment::scan_whole_batches(object);
+    if footer.control.is_none() {
+        let scan = scan.map_err(|error| text(&error))?;
+        if scan.cut != footer.items_end {
+            return Err("items are missing".into());
+        }
+        for (at, header) in scan.batches.iter().flat_map(|batch| &batch.items) {
+            let item = opener.reopen(&part(*at, header.item_bytes() as u64)?).map_err(|error| text(&error))?;
+            let plain = opener.open_item(&item.bytes).map_err(|error| text(&error))?.1;
+            let digest = blake3::hash(&plain);
+            read += &format!("item {:?} {:?} plain {} {digest}\n", item.header, item.records, plain.len());
+        }
+    }
+    Ok(read)
+}
