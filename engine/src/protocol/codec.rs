@@ -10,7 +10,7 @@ use crate::batch::Batch;
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, TimelineId, Timestamp};
 use crate::record::{
-    DISKS_MAX, DiskInfo, GapReason, MarkKind, NAME_BYTES_MAX, RECORD_BYTES_MIN, put_records, take_records,
+    DISKS_MAX, DiskInfo, GapReason, MarkKind, NAME_BYTES_MAX, RECORD_BYTES_MIN, Record, put_records, take_records,
 };
 use crate::vault::state::LogState;
 
@@ -45,9 +45,16 @@ const SECTION_ROW_BYTES: usize = 8;
 /// Shortest description of a disk, in bytes.
 const DISK_BYTES_MIN: usize = 16;
 
-/// What a batch costs in credit, on both sides: the bytes of its sections and a fixed part for its fields.
+/// What a batch costs in credit, on both sides: what it holds in memory, the lists and texts of its records included, so
+/// that no agent makes a server hold more than the credit says (I10).
 pub fn batch_cost_bytes(batch: &Batch) -> u64 {
-    batch.weight_bytes() as u64
+    let attached = |record: &Record| match record {
+        Record::Mark(mark) => mark.members.len() * MachineId::BYTES + mark.label.len(),
+        Record::DiskAdded(info) => info.name.len(),
+        _ => 0,
+    };
+    let attached: usize = batch.records.iter().map(|at| attached(&at.record)).sum();
+    (batch.weight_bytes() + attached) as u64
 }
 
 impl Message for AgentMessage {

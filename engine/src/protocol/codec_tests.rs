@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::digest::{DigestKey, digests};
 use crate::protocol::frame::Decoder;
-use crate::record::{DiskInfo, Mark, Record, RecordAt};
+use crate::record::{DiskInfo, GROUP_MEMBERS_MAX, Mark, RecordAt};
 use crate::section::{SectionBuilder, WriteKind};
 use crate::vault::state::LogState;
 
@@ -181,6 +181,19 @@ fn more_records_than_a_batch_may_have_are_refused_before_they_are_read() {
     let mut decoder = Decoder::default();
     decoder.extend(&frame);
     assert!(matches!(decoder.message::<AgentMessage>(), Err(FrameError::Body { name: "Batch", .. })));
+}
+
+#[test]
+fn a_batch_of_many_group_marks_costs_what_its_members_take() {
+    let mark = |lsn| {
+        let members = vec![MachineId([1; 16]); GROUP_MEMBERS_MAX];
+        let (id, kind) = (MarkId([2; 16]), MarkKind::Group);
+        let mark = Mark { id, kind, captured_at: Timestamp(0), members, label: "x".repeat(255) };
+        RecordAt { lsn: Lsn(lsn), record: Record::Mark(mark) }
+    };
+    let batch = Batch { first: Lsn(1), last: Lsn(100), sections: Vec::new(), records: (1..=100).map(mark).collect() };
+    let wire: usize = AgentMessage::Batch(batch.clone()).encode().iter().map(Bytes::len).sum();
+    assert!(batch_cost_bytes(&batch) >= wire as u64, "{} for {wire}", batch_cost_bytes(&batch));
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub const TEXT_BYTES_MAX: usize = 1024;
 pub const ADDRESSES_MAX: usize = 16;
 
 /// A machine's data key on its way to the process server, which keeps it in memory only. Wiped when dropped; never
-/// printed.
+/// printed. (The socket buffers that a hello passes through are memory as well, and are not wiped.)
 #[derive(Clone, PartialEq, Eq)]
 pub struct HelloKey(Zeroizing<[u8; 32]>);
 

@@ -1,5 +1,8 @@
 //! Messages over a byte stream: whole messages in, whole messages out.
 //!
+//! Both halves of a connection must be driven at the same time (two tasks, or one `select!`): two ends that both only
+//! write would wait for each other once the sockets' buffers are full.
+//!
 //! Reading and writing are cancel-safe: what a dropped future had read or not yet written is still there for the
 //! next call, so both may stand in a `select!`.
 
