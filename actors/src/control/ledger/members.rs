@@ -37,6 +37,15 @@ pub struct EnrolMachine {
     pub disks: Vec<DiskInfo>,
 }
 
+impl EnrolMachine {
+    /// Refuses what [`Decision::decide`] would refuse, before anything is written into the vault.
+    pub fn check(&self, ledger: &Ledger, now: farshore_engine::ids::Timestamp) -> Result<(), Fault> {
+        check_disks(&self.disks)?;
+        check_label(&self.applicant.name, "a name")?;
+        tokens::check_join(ledger, &self.applicant.token, MemberRole::Machine, now).map(drop)
+    }
+}
+
 impl Decision for EnrolMachine {
     type Outcome = Machine;
 

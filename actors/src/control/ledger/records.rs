@@ -283,6 +283,14 @@ impl JobKind {
         }
     }
 
+    /// The served point that the job is about, if it is about one.
+    pub fn serve(&self) -> Option<ServeId> {
+        match self {
+            Self::Serve { serve, .. } | Self::StopServing { serve, .. } => Some(*serve),
+            Self::Protect { .. } | Self::Move { .. } => None,
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         match self {

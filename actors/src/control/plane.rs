@@ -1,0 +1,292 @@
+//! The control plane's façade: what the API may look at and ask for, in domain words. No address of an actor leaves it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farshore_engine::control::messages::{Command, CommandResult, MemberRole, PointsPage};
+use farshore_engine::ids::{Lsn, MachineId, MarkId, ProcessServerId};
+use farshore_engine::record::MarkKind;
+use zeroize::Zeroizing;
+
+use super::control_room::ControlRoom;
+use super::fault::{Fault, FaultCode};
+use super::health::{self, Health};
+use super::ledger::jobs::BeginMove;
+use super::ledger::members::{self, RemoveMachine, RemoveProcessServer};
+use super::ledger::records::{
+    ApiRole, ApiToken, EventId, EventRecord, JobId, JobRecord, JoinToken, Record, ServeId, TokenId,
+};
+use super::ledger::serve::{self, BeginServe, BeginStop};
+use super::ledger::tokens::{CreateApiToken, CreateJoinToken, RevokeApiToken, RevokeJoinToken, check_api};
+use super::ledger::{Ledger, check_label};
+use super::view::{
+    self, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, ProcessServerView, ServeRequest, ServedView,
+};
+use crate::supervise::wall_clock;
+
+/// Time for a process server to answer a question.
+const ASK_WITHIN: Duration = Duration::from_secs(15);
+
+/// Who asks, and what they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The token's label: it stands in events.
+    pub name: String,
+    /// What the token allows.
+    pub role: ApiRole,
+}
+
+/// The way in. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct ControlPlane {
+    room: Arc<ControlRoom>,
+}
+
+impl ControlPlane {
+    pub(super) fn new(room: Arc<ControlRoom>) -> Self {
+        Self { room }
+    }
+
+    /// Who a bearer token belongs to; `None`: it is not valid.
+    pub fn caller(&self, token: &str) -> Option<Caller> {
+        let token = check_api(&self.room.ledger(), token, wall_clock())?;
+        Some(Caller { name: token.label, role: token.role })
+    }
+
+    /// Machines in order of ids, from behind `after` on; removed ones only where they are asked for.
+    pub fn machines(&self, after: Option<MachineId>, limit: usize, removed: bool) -> Page<MachineView> {
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        let wanted = ledger.machines.iter().filter(|machine| after.is_none_or(|after| machine.id > after));
+        let wanted = wanted.filter(|machine| removed || !machine.removed);
+        let views = wanted.map(|machine| view::machine(&self.room, &ledger, &live, machine));
+        page(views, limit, |machine| machine.id.to_string())
+    }
+
+    /// One machine, a removed one too.
+    pub fn machine(&self, id: MachineId) -> Result<MachineView, Fault> {
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        let machine = ledger.machines.get(&id);
+        let machine = machine.ok_or_else(|| Fault::new(FaultCode::MachineUnknown, format!("machine {id}")))?;
+        Ok(view::machine(&self.room, &ledger, &live, machine))
+    }
+
+    /// Process servers in order of ids, from behind `after` on.
+    pub fn process_servers(&self, after: Option<ProcessServerId>, limit: usize) -> Page<ProcessServerView> {
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        let wanted = ledger.process_servers.iter().filter(|server| after.is_none_or(|after| server.id > after));
+        let wanted = wanted.filter(|server| !server.removed);
+        page(wanted.map(|server| view::process_server(&ledger, &live, server)), limit, |server| server.id.to_string())
+    }
+
+    /// One process server.
+    pub fn process_server(&self, id: ProcessServerId) -> Result<ProcessServerView, Fault> {
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        Ok(view::process_server(&ledger, &live, members::process_server(&ledger, id)?))
+    }
+
+    /// Jobs, newest first, from before `before` on.
+    pub fn jobs(&self, before: Option<JobId>, limit: usize, machine: Option<MachineId>) -> Page<JobRecord> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.jobs.iter().rev().filter(|job| before.is_none_or(|before| job.id < before));
+        let wanted = wanted.filter(|job| machine.is_none_or(|machine| job.kind.machine() == machine));
+        page(wanted.cloned(), limit, |job| job.id.to_string())
+    }
+
+    /// One job.
+    pub fn job(&self, id: JobId) -> Result<JobRecord, Fault> {
+        let ledger = self.room.ledger();
+        ledger.jobs.get(&id).cloned().ok_or_else(|| Fault::new(FaultCode::JobUnknown, format!("job {id}")))
+    }
+
+    /// Events, newest first, from before `before` on.
+    pub fn events(&self, before: Option<EventId>, limit: usize, filter: &EventFilter) -> Page<EventRecord> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.events.iter().rev().filter(|event| before.is_none_or(|before| event.id < before));
+        page(wanted.filter(|event| filter.takes(event)).cloned(), limit, |event| event.id.to_string())
+    }
+
+    /// Served points in order of numbers.
+    pub fn served_points(&self, after: Option<ServeId>, limit: usize) -> Page<ServedView> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.served.iter().filter(|served| after.is_none_or(|after| served.id > after));
+        page(wanted.map(|served| view::served(&ledger, served)), limit, |served| served.id.to_string())
+    }
+
+    /// One served point.
+    pub fn served_point(&self, id: ServeId) -> Result<ServedView, Fault> {
+        let ledger = self.room.ledger();
+        Ok(view::served(&ledger, serve::served(&ledger, id)?))
+    }
+
+    /// How the installation is.
+    pub fn health(&self) -> HealthView {
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        let machines: Vec<_> = ledger
+            .machines
+            .iter()
+            .filter(|machine| !machine.removed)
+            .map(|machine| view::machine(&self.room, &ledger, &live, machine))
+            .map(|machine| (machine.protection, machine.health))
+            .collect();
+        let now = wall_clock();
+        let servers = ledger.process_servers.iter().filter(|server| !server.removed);
+        let process_servers: Vec<_> =
+            servers.map(|server| Health::of(&health::of_process_server(&ledger, &live, server.id, now))).collect();
+        let issues = installation_issues(&ledger);
+        let all = machines.iter().map(|(_, health)| *health).chain(process_servers.iter().copied());
+        let health = all.chain([Health::of(&issues)]).max().unwrap_or(Health::Normal);
+        HealthView { health, machines, process_servers, issues, master_target: "not_available_yet" }
+    }
+
+    /// A machine's recovery points, newest first, as its owner reads them from the vault.
+    pub async fn points(&self, machine: MachineId, before: Option<Lsn>, limit: u32) -> Result<PointsPage, Fault> {
+        let (server, timeline) = self.owner(machine)?;
+        let command = Command::ListPoints { machine, timeline, before, limit };
+        match self.room.execute(server, command, ASK_WITHIN).await? {
+            CommandResult::Points(page) => Ok(page),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks a machine's agent for a mark now.
+    pub async fn mark(&self, machine: MachineId, label: String) -> Result<MarkId, Fault> {
+        if !label.is_empty() {
+            check_label(&label, "a mark's label")?;
+        }
+        self.room.ledger().machine(machine)?;
+        let (server, _) = self.owner(machine)?;
+        let command = Command::RequestMark { machine, kind: MarkKind::Crash, label };
+        match self.room.execute(server, command, ASK_WITHIN).await? {
+            CommandResult::MarkRequested { mark } => Ok(mark),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn owner(&self, machine: MachineId) -> Result<(ProcessServerId, farshore_engine::ids::TimelineId), Fault> {
+        let ledger = self.room.ledger();
+        let known = ledger.machines.get(&machine);
+        let known = known.ok_or_else(|| Fault::new(FaultCode::MachineUnknown, format!("machine {machine}")))?;
+        let assignment = ledger
+            .assignments
+            .get(&machine)
+            .ok_or_else(|| Fault::new(FaultCode::MachineUnassigned, format!("machine '{}'", known.name)))?;
+        Ok((assignment.process_server, known.timeline))
+    }
+
+    /// Begins to move a machine to another process server.
+    pub async fn begin_move(
+        &self,
+        caller: &Caller,
+        machine: MachineId,
+        target: ProcessServerId,
+    ) -> Result<Begun, Fault> {
+        let job = self.room.decide(BeginMove { machine, target, by: caller.name.clone() }).await?;
+        Ok(Begun { job, serve: None })
+    }
+
+    /// Ends a machine's protection; its replica stays in the vault.
+    pub async fn remove_machine(&self, caller: &Caller, machine: MachineId) -> Result<(), Fault> {
+        self.room.decide(RemoveMachine { machine, by: caller.name.clone() }).await
+    }
+
+    /// Strikes a process server off that owns nothing.
+    pub async fn remove_process_server(&self, caller: &Caller, id: ProcessServerId) -> Result<(), Fault> {
+        self.room.decide(RemoveProcessServer { id, by: caller.name.clone() }).await
+    }
+
+    /// Begins to serve a point.
+    pub async fn begin_serve(&self, caller: &Caller, request: ServeRequest) -> Result<Begun, Fault> {
+        let ServeRequest { machine, selector, disks, read_only } = request;
+        let begin = BeginServe { machine, selector, disks, read_only, by: caller.name.clone() };
+        let (served, job) = self.room.decide(begin).await?;
+        Ok(Begun { job, serve: Some(served.id) })
+    }
+
+    /// Begins to end a served point.
+    pub async fn begin_stop_serving(&self, caller: &Caller, serve: ServeId) -> Result<Begun, Fault> {
+        let job = self.room.decide(BeginStop { serve, by: caller.name.clone() }).await?;
+        Ok(Begun { job, serve: Some(serve) })
+    }
+
+    /// Makes a join token. Its text is shown once.
+    pub async fn create_join_token(
+        &self,
+        caller: &Caller,
+        role: MemberRole,
+        label: String,
+        valid_for: Duration,
+        uses_max: u32,
+    ) -> Result<JoinTicket, Fault> {
+        let make = CreateJoinToken { role, label, valid_for, uses_max, by: caller.name.clone() };
+        let (token, text) = self.room.decide(make).await?;
+        Ok(JoinTicket {
+            id: token.id.0,
+            token: text,
+            role: token.role,
+            expires_at: token.expires_at,
+            uses_max: token.uses_max,
+            control_addresses: self.room.policy.control_addresses.clone(),
+            authority_fingerprint: self.room.authority.fingerprint().to_string(),
+        })
+    }
+
+    /// Join tokens, without their secrets.
+    pub fn join_tokens(&self, after: Option<TokenId>, limit: usize) -> Page<JoinToken> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.join_tokens.iter().filter(|token| after.is_none_or(|after| token.id > after));
+        page(wanted.cloned(), limit, |token| JoinToken::key_text(&token.id))
+    }
+
+    /// Ends a join token.
+    pub async fn revoke_join_token(&self, caller: &Caller, id: TokenId) -> Result<(), Fault> {
+        self.room.decide(RevokeJoinToken { id, by: caller.name.clone() }).await
+    }
+
+    /// Makes an API token. Its text is shown once.
+    pub async fn create_api_token(
+        &self,
+        caller: &Caller,
+        role: ApiRole,
+        label: String,
+        valid_for: Option<Duration>,
+    ) -> Result<(ApiToken, Zeroizing<String>), Fault> {
+        self.room.decide(CreateApiToken { role, label, valid_for, by: caller.name.clone() }).await
+    }
+
+    /// API tokens, without their secrets.
+    pub fn api_tokens(&self, after: Option<TokenId>, limit: usize) -> Page<ApiToken> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.api_tokens.iter().filter(|token| after.is_none_or(|after| token.id > after));
+        page(wanted.cloned(), limit, |token| ApiToken::key_text(&token.id))
+    }
+
+    /// Ends an API token.
+    pub async fn revoke_api_token(&self, caller: &Caller, id: TokenId) -> Result<(), Fault> {
+        self.room.decide(RevokeApiToken { id, by: caller.name.clone() }).await
+    }
+}
+
+fn unexpected(result: &CommandResult) -> Fault {
+    Fault::new(FaultCode::Refused, format!("the process server answered something else: {result:?}"))
+}
+
+fn installation_issues(ledger: &Ledger) -> Vec<farshore_engine::control::messages::Issue> {
+    use farshore_engine::control::messages::{Issue, Severity};
+    match ledger.process_servers.iter().any(|server| !server.removed) {
+        true => Vec::new(),
+        false => vec![Issue {
+            code: "no_process_server".into(),
+            severity: Severity::Warning,
+            text: "No process server has joined: no machine can be protected.".into(),
+            remedy: "Start a process server with a join token.".into(),
+        }],
+    }
+}
+
+fn page<T>(items: impl Iterator<Item = T>, limit: usize, cursor: impl Fn(&T) -> String) -> Page<T> {
+    let mut items: Vec<T> = items.take(limit + 1).collect();
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = if more { items.last().map(cursor) } else { None };
+    Page { items, next }
+}

@@ -1,0 +1,167 @@
+//! The configuration server's way to the vault: whose it is, and machines' data keys. A port, so that the control plane
+//! is tested without a vault.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use farshore_engine::control::messages::WireKey;
+use farshore_engine::ids::{MachineId, TimelineId, VaultId};
+use farshore_engine::record::DiskInfo;
+use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
+use farshore_engine::vault::crypto::{DataKey, VaultKey};
+use farshore_engine::vault::layout::{self, ObjectName};
+use farshore_engine::vault::store::{ObjectStore, PutOutcome, StoreError};
+use parking_lot::Mutex;
+
+use crate::supervise::{OsChance, wall_clock};
+
+use super::fault::{Fault, FaultCode};
+
+/// What is written of a machine when it joins.
+#[derive(Debug, Clone)]
+pub struct NewMachine {
+    /// Its id.
+    pub machine: MachineId,
+    /// Its first timeline.
+    pub timeline: TimelineId,
+    /// Its label.
+    pub name: String,
+    /// Its disks.
+    pub disks: Vec<DiskInfo>,
+}
+
+/// Keeps machines' data keys.
+#[async_trait]
+pub trait VaultKeeper: Send + Sync {
+    /// The vault.
+    fn vault(&self) -> VaultId;
+
+    /// Draws a data key for a machine and writes it, wrapped, into the vault. On return it is durable there.
+    async fn make_machine(&self, machine: NewMachine) -> Result<WireKey, Fault>;
+
+    /// A machine's data key.
+    async fn data_key(&self, machine: MachineId) -> Result<WireKey, Fault>;
+}
+
+/// Keeps data keys in the vault itself, wrapped by the vault key.
+pub struct StoreKeeper {
+    store: Arc<dyn ObjectStore>,
+    vault: VaultId,
+    key: VaultKey,
+    known: Mutex<HashMap<MachineId, WireKey>>,
+}
+
+impl StoreKeeper {
+    /// Over an open vault.
+    pub fn new(store: Arc<dyn ObjectStore>, vault: VaultId, key: VaultKey) -> Self {
+        Self { store, vault, key, known: Mutex::default() }
+    }
+
+    /// The highest generation of a machine's description.
+    async fn newest_about(&self, machine: MachineId) -> Result<Option<u64>, Fault> {
+        let (prefix, mut after, mut newest) = (layout::about_prefix(machine), None, None);
+        loop {
+            let page = self.store.list(&prefix, after.as_ref(), 1000).await.map_err(unavailable)?;
+            newest = page.iter().filter_map(|listed| listed.name.number()).max().max(newest);
+            match page.last() {
+                Some(last) if page.len() == 1000 => after = Some(last.name.clone()),
+                _ => return Ok(newest),
+            }
+        }
+    }
+}
+
+fn unavailable(error: StoreError) -> Fault {
+    Fault::new(FaultCode::VaultUnavailable, error.to_string())
+}
+
+#[async_trait]
+impl VaultKeeper for StoreKeeper {
+    fn vault(&self) -> VaultId {
+        self.vault
+    }
+
+    async fn make_machine(&self, new: NewMachine) -> Result<WireKey, Fault> {
+        let mut chance = OsChance;
+        let data_key = DataKey::draw(&mut chance);
+        let about = About {
+            machine: new.machine,
+            name: new.name,
+            disks: new.disks,
+            timelines: vec![TimelineInfo { id: new.timeline, parent: None, created_at: wall_clock() }],
+            hardware: BTreeMap::new(),
+            data_key: WrappedKey::wrap(&self.key, new.machine, &data_key, &mut chance),
+        };
+        let (name, bytes) = about.seal(1, &self.key, &mut chance);
+        let token = format!("about-{}", new.machine);
+        match self.store.put_if_absent(&name, &token, bytes).await.map_err(unavailable)? {
+            PutOutcome::Created => {}
+            PutOutcome::AlreadyExists => {
+                let detail = format!("{name} is there already: a machine id was drawn twice");
+                return Err(Fault::new(FaultCode::VaultForeign, detail));
+            }
+        }
+        let key = WireKey::new(*data_key.as_bytes());
+        self.known.lock().insert(new.machine, key.clone());
+        Ok(key)
+    }
+
+    async fn data_key(&self, machine: MachineId) -> Result<WireKey, Fault> {
+        if let Some(key) = self.known.lock().get(&machine) {
+            return Ok(key.clone());
+        }
+        let missing = || Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}"));
+        let generation = self.newest_about(machine).await?.ok_or_else(missing)?;
+        let (bytes, _) = self.store.get(&ObjectName::about(machine, generation)).await.map_err(unavailable)?;
+        let opened =
+            About::open(machine, generation, &bytes, &self.key).and_then(|about| about.unwrap_data_key(&self.key));
+        let data_key = opened.map_err(|error| Fault::new(FaultCode::VaultUnavailable, error.to_string()))?;
+        let key = WireKey::new(*data_key.as_bytes());
+        self.known.lock().insert(machine, key.clone());
+        Ok(key)
+    }
+}
+
+/// A keeper without a vault, for tests.
+#[derive(Debug, Default)]
+pub struct MemoryKeeper {
+    keys: Mutex<HashMap<MachineId, WireKey>>,
+    locked: Mutex<bool>,
+}
+
+impl MemoryKeeper {
+    /// Answers 'vault locked' from now on, or no longer.
+    pub fn lock(&self, locked: bool) {
+        *self.locked.lock() = locked;
+    }
+
+    fn open(&self) -> Result<(), Fault> {
+        match *self.locked.lock() {
+            true => Err(Fault::new(FaultCode::VaultLocked, "the vault key is not there")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl VaultKeeper for MemoryKeeper {
+    fn vault(&self) -> VaultId {
+        VaultId([0xaa; 16])
+    }
+
+    async fn make_machine(&self, machine: NewMachine) -> Result<WireKey, Fault> {
+        self.open()?;
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&machine.machine.0);
+        let key = WireKey::new(bytes);
+        self.keys.lock().insert(machine.machine, key.clone());
+        Ok(key)
+    }
+
+    async fn data_key(&self, machine: MachineId) -> Result<WireKey, Fault> {
+        self.open()?;
+        let key = self.keys.lock().get(&machine).cloned();
+        key.ok_or_else(|| Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}")))
+    }
+}
