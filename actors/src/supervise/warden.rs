@@ -47,7 +47,7 @@ pub trait Parent<W: Ward>: Actor<Context = Context<Self>> + Handler<Ended<W>> {
     fn warden(&mut self) -> &mut Warden<W>;
 
     /// A life of a child has begun (the first one too): its address is new.
-    fn child_born(&mut self, _child: &W::Id, _addr: Addr<W>, _ctx: &mut Context<Self>) {}
+    fn child_born(&mut self, _child: &W::Id, _addr: Addr<W>, _incarnation: u64, _ctx: &mut Context<Self>) {}
 
     /// A life of a child is over.
     fn child_lost(&mut self, _child: &W::Id, _loss: Loss, _ctx: &mut Context<Self>) {}
@@ -321,7 +321,7 @@ fn start_child<P: Parent<W>, W: Ward>(parent: &mut P, child: &W::Id, ctx: &mut C
     let (addr, abort) = start_watched(&arbiter, move |ctx| W::revive(spec, life, ctx), tell);
     debug!(warden.log, "an actor was started"; "kind" => W::KIND, "child" => ?child, "incarnation" => incarnation);
     cell.life = Some((addr.clone(), abort));
-    parent.child_born(child, addr, ctx);
+    parent.child_born(child, addr, incarnation, ctx);
 }
 
 fn start_what_is_due<P: Parent<W>, W: Ward>(parent: &mut P, ctx: &mut Context<P>) {

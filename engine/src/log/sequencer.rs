@@ -399,6 +399,11 @@ impl Sequencer {
         &self.accepted
     }
 
+    /// Synced bytes of segments that are not closed yet.
+    pub fn open_bytes(&self) -> u64 {
+        self.filling.iter().map(|filling| filling.items_end).sum()
+    }
+
     /// How many more bytes of batches may be accepted now: what a session may grant as credit.
     pub fn room_bytes(&self) -> usize {
         self.limits.in_flight_bytes_max.saturating_sub(self.in_flight_bytes)

@@ -1,0 +1,133 @@
+//! What the process server can be asked. Every command may be repeated: the same one twice does what it did once.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use farshore_engine::control::messages::{Assign, Export, PointInfo, PointSelector, PointsPage};
+use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId};
+use farshore_engine::record::MarkKind;
+use farshore_engine::vault::crypto::DataKey;
+
+use super::{DataError, ProcessServerReport};
+
+/// Own this machine's log: fence, learn the tail, take its agent. Answered once that is so.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Adopted, DataError>")]
+pub(super) struct AssignMachine {
+    /// Whose, and as whom.
+    pub(super) assignment: Assign,
+    /// How long to wait for the answer; adopting goes on behind it.
+    pub(super) within: Duration,
+}
+
+/// The machine's log is this process server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Adopted {
+    /// Under this epoch.
+    pub(super) epoch: Epoch,
+    /// The log is committed up to here.
+    pub(super) committed: Lsn,
+    /// The slot that comes next.
+    pub(super) next_slot: Slot,
+}
+
+/// Close and upload what is cached of the machine within the time, then let go of it.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Released, DataError>")]
+pub(super) struct ReleaseMachine {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// The epoch that ends; a later one is not touched.
+    pub(super) epoch: Epoch,
+    /// Time for it.
+    pub(super) within: Duration,
+}
+
+/// The machine's log may have another owner now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Released {
+    /// The log is committed up to here.
+    pub(super) committed: Lsn,
+    /// The log was durable up to here; beyond `committed` the agent sends again.
+    pub(super) durable: Lsn,
+}
+
+/// Tell the machine's agent that the log has another owner: now, where it has a session, and whenever it comes.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), DataError>")]
+pub(super) struct RedirectAgent {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// The new ownership number.
+    pub(super) epoch: Epoch,
+    /// Where the new owner takes sessions, best first.
+    pub(super) addresses: Vec<String>,
+}
+
+/// How does it all stand?
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "ProcessServerReport")]
+pub(super) struct Report;
+
+/// The machine's points, newest first.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<PointsPage, DataError>")]
+pub(super) struct ListPoints {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Its timeline.
+    pub(super) timeline: TimelineId,
+    /// Only points with a smaller LSN.
+    pub(super) before: Option<Lsn>,
+    /// At most so many.
+    pub(super) limit: u32,
+}
+
+/// Serve a point over NBD, each disk on a unix socket.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Served, DataError>")]
+pub(super) struct ServePoint {
+    /// Name of what is served. One that is served already is answered as it is.
+    pub(super) serve: u64,
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Its timeline.
+    pub(super) timeline: TimelineId,
+    /// The machine's data key.
+    pub(super) data_key: DataKey,
+    /// Which point.
+    pub(super) point: PointSelector,
+    /// Which disks; empty: all that the point covers.
+    pub(super) disks: Vec<DiskNo>,
+    /// Refuse writes instead of keeping them in an overlay.
+    pub(super) read_only: bool,
+}
+
+/// A point that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Served {
+    /// The point that was chosen.
+    pub(super) point: PointInfo,
+    /// Its disks.
+    pub(super) exports: Vec<Export>,
+}
+
+/// Stop serving and throw the overlay away. One that is not served is no error.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(super) struct StopServing {
+    /// What was served.
+    pub(super) serve: u64,
+}
+
+/// Ask the machine's agent for a mark.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<MarkId, DataError>")]
+pub(super) struct RequestMark {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// What it shall promise.
+    pub(super) kind: MarkKind,
+    /// The operator's name for it.
+    pub(super) label: String,
+}

@@ -1,0 +1,244 @@
+//! Recovery points: listing them, and serving them over NBD. What is served outlives the process server's actor.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use actix::prelude::*;
+use farshore_engine::control::messages::{Export, PointInfo, PointSelector, PointsPage};
+use farshore_engine::ids::{DiskNo, MachineId, TimelineId};
+use farshore_engine::nbd::export::Export as NbdExport;
+use farshore_engine::nbd::server::{NbdServer, ServerOptions};
+use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::read::error::ReadError;
+use farshore_engine::vault::read::export::VolumeExport;
+use farshore_engine::vault::read::frame_cache::FrameCache;
+use farshore_engine::vault::read::overlay::Overlay;
+use farshore_engine::vault::read::points::RecoveryPoint;
+use farshore_engine::vault::read::segment_view::LogSource;
+use farshore_engine::vault::read::timeline::TimelineReader;
+use farshore_engine::vault::read::volume::{Volume, VolumeLimits};
+use farshore_engine::vault::store::ObjectStore;
+use parking_lot::Mutex;
+use slog::{Logger, info};
+use tokio::runtime::{Builder, Runtime};
+
+use super::ProcessServer;
+use crate::data::DataError;
+use crate::data::messages::{ListPoints, ServePoint, Served, StopServing};
+
+/// Threads that fetch for served points.
+const FETCH_THREADS: usize = 2;
+/// Machines whose log is kept opened for listing.
+const READERS_MAX: usize = 4;
+
+/// A point that is served. Dropped, it serves no more, and its overlays are gone.
+struct ServedPoint {
+    answer: Served,
+    _server: NbdServer,
+}
+
+/// Lists and serves points.
+pub(in crate::data) struct PointServer {
+    dir: PathBuf,
+    store: Arc<dyn ObjectStore>,
+    cache_bytes: usize,
+    log: Logger,
+    runtime: Option<Runtime>,
+    served: Mutex<BTreeMap<u64, ServedPoint>>,
+    /// Logs that were read lately, so that listing again reads only what is new.
+    readers: tokio::sync::Mutex<BTreeMap<(MachineId, TimelineId), TimelineReader>>,
+}
+
+impl Drop for PointServer {
+    fn drop(&mut self) {
+        self.stop_all();
+        if let Some(runtime) = self.runtime.take() {
+            // Waiting is not allowed where the last holder may be an actor; nothing is left that would matter.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl PointServer {
+    pub(in crate::data) fn start(
+        dir: &Path,
+        store: Arc<dyn ObjectStore>,
+        cache_bytes: usize,
+        log: &Logger,
+    ) -> std::io::Result<Self> {
+        let runtime =
+            Builder::new_multi_thread().worker_threads(FETCH_THREADS).thread_name("fetch").enable_all().build()?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            store,
+            cache_bytes,
+            log: log.clone(),
+            runtime: Some(runtime),
+            served: Mutex::default(),
+            readers: tokio::sync::Mutex::default(),
+        })
+    }
+
+    pub(in crate::data) fn serving(&self) -> Vec<u64> {
+        self.served.lock().keys().copied().collect()
+    }
+
+    pub(in crate::data) fn stop_all(&self) {
+        let served = std::mem::take(&mut *self.served.lock());
+        drop(served);
+    }
+
+    fn stop(&self, serve: u64) {
+        let gone = self.served.lock().remove(&serve);
+        if gone.is_some() {
+            info!(self.log, "a point is served no more"; "serve" => serve);
+        }
+    }
+
+    /// The machine's log up to now.
+    async fn reader(
+        &self,
+        machine: MachineId,
+        timeline: TimelineId,
+        key: &DataKey,
+    ) -> Result<TimelineReader, DataError> {
+        let mut readers = self.readers.lock().await;
+        let known = readers.remove(&(machine, timeline));
+        let reader = match known.filter(|known| known.source().key().as_bytes() == key.as_bytes()) {
+            Some(mut known) => {
+                known.refresh().await?;
+                known
+            }
+            None => TimelineReader::open(LogSource::new(self.store.clone(), machine, key.clone()), timeline).await?,
+        };
+        if readers.len() >= READERS_MAX {
+            readers.pop_first();
+        }
+        readers.insert((machine, timeline), reader.clone());
+        Ok(reader)
+    }
+
+    async fn list(&self, msg: ListPoints, key: DataKey) -> Result<PointsPage, DataError> {
+        let reader = self.reader(msg.machine, msg.timeline, &key).await?;
+        let page = reader.page(msg.before, msg.limit as usize);
+        Ok(PointsPage { points: page.points.into_iter().map(info_of).collect(), next_before: page.next })
+    }
+
+    async fn serve(&self, msg: ServePoint) -> Result<Served, DataError> {
+        if let Some(known) = self.served.lock().get(&msg.serve) {
+            return Ok(known.answer.clone());
+        }
+        let reader = self.reader(msg.machine, msg.timeline, &msg.data_key).await?;
+        let point = choose(&reader, msg.point).ok_or(DataError::PointUnknown(msg.machine))?;
+        if let Some(missing) = msg.disks.iter().find(|disk| !point.disks.contains(disk)) {
+            return Err(DataError::DiskUnknown(*missing));
+        }
+        let disks = if msg.disks.is_empty() { point.disks.clone() } else { msg.disks.clone() };
+        let served = self.start_serving(&msg, &reader, point, &disks)?;
+        let answer = served.answer.clone();
+        let before = self.served.lock().insert(msg.serve, served);
+        drop(before);
+        info!(self.log, "a point is served"; "serve" => msg.serve, "machine" => %msg.machine,
+            "mark" => %answer.point.mark, "lsn" => %answer.point.lsn);
+        Ok(answer)
+    }
+
+    fn start_serving(
+        &self,
+        msg: &ServePoint,
+        reader: &TimelineReader,
+        point: RecoveryPoint,
+        disks: &[DiskNo],
+    ) -> Result<ServedPoint, DataError> {
+        let failed = |error: &dyn std::fmt::Display| DataError::Serve(error.to_string());
+        let frames = Arc::new(FrameCache::new(self.cache_bytes));
+        std::fs::create_dir_all(&self.dir).map_err(|error| failed(&error))?;
+        let socket = self.dir.join(format!("point-{}.sock", msg.serve));
+        let server = NbdServer::bind_unix(&socket, ServerOptions::default(), &self.log);
+        let server = server.map_err(|error| failed(&error))?;
+        let handle = self.runtime.as_ref().expect("there until it is dropped").handle();
+        let (mut serving, mut exports): (Vec<Arc<dyn NbdExport>>, Vec<Export>) = (Vec::new(), Vec::new());
+        for disk in disks {
+            let volume = Volume::of_point(reader, &point, *disk, frames.clone(), VolumeLimits::default())?;
+            let (name, info) = (format!("disk{disk}"), volume.info().clone());
+            let overlay = match msg.read_only {
+                true => None,
+                false => Some(Overlay::create(&self.dir, info.size_bytes).map_err(|error| failed(&error))?),
+            };
+            exports.push(Export {
+                disk: *disk,
+                name: info.name,
+                size_bytes: info.size_bytes,
+                socket: socket.display().to_string(),
+                uri: server.uri(&name),
+                read_only: msg.read_only,
+            });
+            serving.push(Arc::new(VolumeExport::new(volume, name, overlay, handle.clone(), &self.log)));
+        }
+        server.set_exports(serving);
+        Ok(ServedPoint { answer: Served { point: info_of(point), exports }, _server: server })
+    }
+}
+
+fn choose(reader: &TimelineReader, point: PointSelector) -> Option<RecoveryPoint> {
+    match point {
+        PointSelector::Newest => reader.newest(),
+        PointSelector::Mark { mark } => reader.point(mark),
+        PointSelector::Time { time } => reader.points().into_iter().rfind(|point| point.captured_at <= time),
+    }
+}
+
+fn info_of(point: RecoveryPoint) -> PointInfo {
+    PointInfo {
+        mark: point.id,
+        lsn: point.lsn,
+        kind: point.kind,
+        captured_at: point.captured_at,
+        label: point.label,
+        disks: point.disks,
+    }
+}
+
+impl From<ReadError> for DataError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => Self::VaultAway(error.to_string()),
+            ReadError::NotCovered { disk, .. } => Self::DiskUnknown(disk),
+            other => Self::VaultDamaged(other.to_string()),
+        }
+    }
+}
+
+impl Handler<ListPoints> for ProcessServer {
+    type Result = ResponseFuture<Result<PointsPage, DataError>>;
+
+    fn handle(&mut self, msg: ListPoints, _: &mut Self::Context) -> Self::Result {
+        self.chaos();
+        let (points, known) = (self.spec.points.clone(), self.spec.ledger.get(msg.machine));
+        Box::pin(async move {
+            let spec = known.ok_or(DataError::NotOwner(msg.machine))?;
+            let key = spec.key.get().ok_or(DataError::Locked(msg.machine))?;
+            points.list(msg, key).await
+        })
+    }
+}
+
+impl Handler<ServePoint> for ProcessServer {
+    type Result = ResponseFuture<Result<Served, DataError>>;
+
+    fn handle(&mut self, msg: ServePoint, _: &mut Self::Context) -> Self::Result {
+        self.chaos();
+        let points = self.spec.points.clone();
+        Box::pin(async move { points.serve(msg).await })
+    }
+}
+
+impl Handler<StopServing> for ProcessServer {
+    type Result = ();
+
+    fn handle(&mut self, msg: StopServing, _: &mut Self::Context) {
+        self.chaos();
+        self.spec.points.stop(msg.serve);
+    }
+}
