@@ -509,7 +509,7 @@ impl Parent<ProcessServerLink> for Orchestrator {
         &mut self.links
     }
 
-    fn child_born(&mut self, server: &ProcessServerId, addr: Addr<ProcessServerLink>, _: &mut Context<Self>) {
+    fn child_born(&mut self, server: &ProcessServerId, addr: Addr<ProcessServerLink>, _: u64, _: &mut Context<Self>) {
         self.room.link_is(*server, Some(addr.clone()));
         if let Some(open) = self.servers.get(server) {
             open.session.do_send(UseLink(addr.clone()));
