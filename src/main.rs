@@ -42,6 +42,9 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prove that nothing is lost: a workload with a journal, and a checker.
+    #[command(subcommand)]
+    Chaos(commands::chaos::ChaosCommand),
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
@@ -80,6 +83,7 @@ fn run(cli: &Cli) -> Outcome {
     let level = logging::level(&loaded.settings.log.level).map_err(exit::Failure::usage)?;
     let (_logger, _guard) = logging::start(loaded.settings.log.format, level);
     match &cli.command {
+        Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
     }
 }
