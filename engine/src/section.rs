@@ -167,7 +167,10 @@ impl Section {
             SECTION_VERSION => {}
             version => return Err(Malformed::Version { what: "section", version, newest: SECTION_VERSION }),
         }
-        input.u16("section head")?;
+        match input.u16("section head")? {
+            0 => {}
+            other => return Err(Malformed::Value { what: "section head", value: other.into() }),
+        }
         let entry_count = input.u32("section entries")? as usize;
         let digest_count = input.u32("section digests")? as usize;
         let payload_bytes = input.u32("section payload")? as usize;
@@ -187,7 +190,9 @@ impl Section {
                 len: input.u32("write length")?,
                 kind: WriteKind::from_code(input.u8("write kind")?)?,
             };
-            input.bytes(3, "write entry")?;
+            if input.bytes(3, "write entry")? != [0; 3] {
+                return Err(Malformed::Value { what: "write entry", value: entry.lsn.0 });
+            }
             if entry.len == 0 {
                 return Err(Malformed::Value { what: "write length", value: 0 });
             }

@@ -144,6 +144,12 @@ pub enum StateError {
         /// The size.
         size_bytes: u64,
     },
+    /// The end of all LSNs.
+    #[error("LSN {found} is beyond what a log can hold: nothing could follow it")]
+    Exhausted {
+        /// What came.
+        found: Lsn,
+    },
     /// Sections out of order, twice the same disk, or an empty one.
     #[error("the batch's section of disk {disk} is empty, out of order or there twice")]
     Sections {
@@ -155,12 +161,7 @@ pub enum StateError {
 impl LogState {
     /// Takes a run without records: writes only, or LSNs that were dropped within a gap.
     pub fn apply_run(&mut self, first: Lsn, last: Lsn) -> Result<(), StateError> {
-        if first <= self.last_lsn {
-            return Err(StateError::NotAfter { last: self.last_lsn, found: first });
-        }
-        if last < first {
-            return Err(StateError::OutsideRun { first, last, found: last });
-        }
+        self.check_run(first, last)?;
         self.last_lsn = last;
         self.clean_stop = false;
         Ok(())
@@ -169,9 +170,7 @@ impl LogState {
     /// Takes one record, which follows everything so far. On error nothing has changed.
     pub fn apply(&mut self, at: &RecordAt) -> Result<(), StateError> {
         let lsn = at.lsn;
-        if lsn <= self.last_lsn {
-            return Err(StateError::NotAfter { last: self.last_lsn, found: lsn });
-        }
+        self.check_run(lsn, lsn)?;
         let stopped = matches!(at.record, Record::CleanStop { .. });
         match &at.record {
             Record::Incarnation { id, predecessor } => self.begin_incarnation(*id, *predecessor)?,
@@ -227,13 +226,22 @@ impl LogState {
         Ok(())
     }
 
-    fn take_run(&mut self, first: Lsn, last: Lsn, records: &[RecordAt]) -> Result<(), StateError> {
+    /// A run lies behind everything, and something can still follow it.
+    fn check_run(&self, first: Lsn, last: Lsn) -> Result<(), StateError> {
         if first <= self.last_lsn {
             return Err(StateError::NotAfter { last: self.last_lsn, found: first });
         }
         if last < first {
             return Err(StateError::OutsideRun { first, last, found: last });
         }
+        if last == Lsn(u64::MAX) {
+            return Err(StateError::Exhausted { found: last });
+        }
+        Ok(())
+    }
+
+    fn take_run(&mut self, first: Lsn, last: Lsn, records: &[RecordAt]) -> Result<(), StateError> {
+        self.check_run(first, last)?;
         let begins_life =
             records.first().is_some_and(|at| at.lsn == first && matches!(at.record, Record::Incarnation { .. }));
         let begins_log = self.last_lsn == Lsn::ZERO;

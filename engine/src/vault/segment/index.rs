@@ -125,7 +125,10 @@ impl SegmentIndex {
             self.counters.writes += rows.len() as u64;
             self.counters.payload_bytes += rows.iter().map(|row| u64::from(row.payload_bytes())).sum::<u64>();
             let numbered = rows.into_iter().map(|row| IndexRow { frame, ..row });
-            self.rows.entry(entry.disk).or_default().extend(numbered);
+            let disk_rows = self.rows.entry(entry.disk).or_default();
+            let before = disk_rows.last().map(|row| row.lsn);
+            disk_rows.extend(numbered);
+            assert!(before.is_none_or(|before| before < first), "a batch has one frame of a disk");
         }
         self.records.extend_from_slice(records);
         self.counters.batches += 1;

@@ -102,8 +102,8 @@ fn take_varint(input: &mut Take<'_>) -> Result<u64, Malformed> {
     for shift in (0..64).step_by(7) {
         let byte = input.u8(WHAT)?;
         let bits = u64::from(byte & 0x7f);
-        // The tenth byte has room for one bit only.
-        if shift == 63 && bits > 1 {
+        // The tenth byte has room for one bit only, and no number is written longer than it is.
+        if (shift == 63 && bits > 1) || (shift > 0 && byte == 0) {
             break;
         }
         value |= bits << shift;

@@ -181,3 +181,77 @@ fn a_fence_and_a_branch_are_footers_alone() {
         assert!(Footer::of_object(&DataKey::from_bytes([0; 32]), MACHINE, TIMELINE, &sealed.bytes).is_err());
     }
 }
+
+#[test]
+fn a_damaged_batch_cuts_the_file_before_it_and_a_tail_of_zeroes_is_no_batch() {
+    let made = example();
+    let bytes = made.items.freeze();
+    let whole = scan_whole_batches(&bytes).expect("a header");
+    let second = &whole.batches[1];
+    for at in [second.start, second.start + 60, second.end - 1] {
+        let mut damaged = bytes.to_vec();
+        damaged[at as usize] ^= 1;
+        assert_eq!(scan_whole_batches(&damaged).expect("a header").cut, second.start, "damage at {at}");
+    }
+    let preallocated = [&bytes[..], &[0; 4096]].concat();
+    assert_eq!(scan_whole_batches(&preallocated).expect("a header"), whole);
+    let closed = object().0;
+    assert_eq!(scan_whole_batches(&closed).expect("a header"), whole, "a footer is no batch");
+}
+
+#[test]
+fn batches_that_were_swapped_or_repeated_are_cut() {
+    let bytes = example().items.freeze();
+    let whole = scan_whole_batches(&bytes).expect("a header");
+    let part = |batch: &BatchSpan| &bytes[batch.start as usize..batch.end as usize];
+    let (header, one, two) = (&bytes[..header::HEADER_BYTES], part(&whole.batches[0]), part(&whole.batches[1]));
+    let cut = |parts: &[&[u8]]| scan_whole_batches(&parts.concat()).expect("a header").batches.len();
+    assert_eq!(cut(&[header, one, two]), 2);
+    assert_eq!(cut(&[header, two, one]), 1);
+    assert_eq!(cut(&[header, one, one, two]), 1);
+    let batch_end = whole.batches[0].items.last().expect("its end").0 as usize;
+    let end_only = &bytes[batch_end..whole.batches[0].end as usize];
+    assert_eq!(cut(&[header, end_only]), 0, "a batch end without its frames");
+}
+
+#[test]
+fn an_item_of_another_segment_does_not_open() {
+    let made = example();
+    let frame = made.index.frames()[0];
+    let item = made.items.freeze().slice(frame.offset as usize..(frame.offset + frame.item_bytes()) as usize);
+    let opens = |identity: SegmentIdentity| FrameOpener::new(&key(), &identity).open_item(&item).is_ok();
+    assert!(opens(identity()));
+    assert!(opens(SegmentIdentity { epoch: Epoch(9), ..identity() }), "items are not bound to the epoch: footers are");
+    assert!(!opens(SegmentIdentity { salt: Salt([0; 16]), ..identity() }));
+    assert!(!opens(SegmentIdentity { machine: MachineId([0; 16]), ..identity() }));
+    assert!(!opens(SegmentIdentity { timeline: TimelineId([0; 8]), ..identity() }));
+}
+
+#[test]
+fn a_16_mib_segment_of_small_writes_opens_with_one_read_of_its_last_64_kib() {
+    let sealer = FrameSealer::new(&key(), identity());
+    let mut index = SegmentIndex::new();
+    let mut state = LogState::default();
+    let mut at = header::HEADER_BYTES as u64;
+    for batch in 0..32_u64 {
+        let (first, last) = (Lsn(batch * 128 + 1), Lsn(batch * 128 + 128));
+        let mut builder = SectionBuilder::default();
+        for lsn in first.0..=last.0 {
+            let offset = lsn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24 << 12;
+            builder.fill(Lsn(lsn), offset, 4096, WriteKind::Zero);
+        }
+        let number = ItemNo(batch * 2 + 1);
+        let frame = sealer.seal_frame(number, DiskNo(0), first, last, &builder.finish()).expect("well formed");
+        let end = sealer.seal_batch_end(number.next(), first, last, 1, &[]);
+        for item in [frame, end] {
+            index.push(at, &item);
+            at += item.bytes.len() as u64;
+        }
+        state.follow_run(first, last, &[]).expect("in order");
+    }
+    let footer = seal_footer(&key(), &identity(), place(), &index, &state, Salt([1; 16]), Timestamp(0), at);
+    let trailer = Trailer::parse(&footer.bytes).expect("a trailer");
+    let top_and_trailer = trailer.top_sealed_bytes as usize + trailer::TRAILER_BYTES;
+    assert!(top_and_trailer < 4 << 10, "top and trailer have {top_and_trailer} bytes");
+    assert!(footer.bytes.len() < 64 << 10, "the footer has {} bytes for {} rows", footer.bytes.len(), 4096);
+}

@@ -249,7 +249,7 @@ fn take_frame(input: &mut Take<'_>) -> Result<FrameEntry, Malformed> {
         disk: DiskNo(input.u16("frame entry")?),
         codec: Codec::from_code(input.u8("frame entry")?)?,
     };
-    input.u8("frame entry")?;
+    take_zero(input, "frame entry")?;
     Ok(entry)
 }
 
@@ -261,6 +261,13 @@ fn take_page(input: &mut Take<'_>) -> Result<PageEntry, Malformed> {
     let (min_offset, max_end) = (input.u64("page entry")?, input.u64("page entry")?);
     let disk = DiskNo(input.u16("page entry")?);
     let codec = Codec::from_code(input.u8("page entry")?)?;
-    input.u8("page entry")?;
+    take_zero(input, "page entry")?;
     Ok(PageEntry { offset, len, plain_bytes, codec, disk, first, last, rows, min_offset, max_end })
+}
+
+fn take_zero(input: &mut Take<'_>, what: &'static str) -> Result<(), Malformed> {
+    match input.u8(what)? {
+        0 => Ok(()),
+        other => Err(Malformed::Value { what, value: other.into() }),
+    }
 }

@@ -53,6 +53,9 @@ impl LogState {
     /// Reads what [`LogState::put`] wrote.
     pub fn take(input: &mut Take<'_>) -> Result<Self, Malformed> {
         let last_lsn = Lsn(input.u64("last LSN")?);
+        if last_lsn == Lsn(u64::MAX) {
+            return Err(Malformed::Value { what: "last LSN", value: last_lsn.0 });
+        }
         let flags = input.u8("state flags")?;
         if flags & !(flag::INCARNATION | flag::CLEAN_STOP | flag::NEWEST_MARK) != 0 {
             return Err(Malformed::Value { what: "state flags", value: flags.into() });

@@ -1,5 +1,7 @@
 //! The order rules of a log.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::codec::{Put, Take};
 use crate::record::{Mark, MarkKind};
@@ -150,6 +152,74 @@ fn a_state_reads_back_as_it_was_written_and_no_cut_of_it_does() {
         assert_eq!(LogState::take(&mut Take::new(&bytes)).as_ref(), Ok(&state));
         for cut in 0..bytes.len() {
             assert!(LogState::take(&mut Take::new(&bytes[..cut])).is_err(), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn no_log_reaches_the_last_number() {
+    let mut state = running();
+    let end = Lsn(u64::MAX);
+    assert_eq!(state.follow_run(Lsn(11), end, &[]), Err(StateError::Exhausted { found: end }));
+    state.follow_run(Lsn(11), Lsn(u64::MAX - 1), &[]).expect("the one before");
+    assert_eq!(state.apply_run(end, end), Err(StateError::Exhausted { found: end }));
+}
+
+/// Any record, over few disks and lives so that many of them fit.
+fn any_record() -> impl Strategy<Value = Record> {
+    let number = || (0..4_u16).prop_map(DiskNo);
+    let life = || (0..4_u8).prop_map(|n| IncarnationId([n; 16]));
+    let reason = prop_oneof![Just(GapReason::Overload), Just(GapReason::ActivityLogLost), Just(GapReason::UncleanStop)];
+    prop_oneof![
+        (life(), prop::option::of(life())).prop_map(|(id, predecessor)| Record::Incarnation { id, predecessor }),
+        (number(), 1..9_u64, reason).prop_map(|(disk, from, reason)| Record::GapOpened {
+            disk,
+            from: Lsn(from),
+            reason
+        }),
+        number().prop_map(|disk| Record::GapClosed { disk }),
+        (0..4_u16).prop_map(|number| Record::DiskAdded(disk(number))),
+        (number(), 0..4_u64).prop_map(|(disk, n)| Record::DiskResized { disk, size_bytes: n * 512 }),
+        number().prop_map(|disk| Record::DiskRemoved { disk }),
+        Just(Record::CleanStop { captured_at: Timestamp(1) }),
+        number().prop_map(|disk| Record::ActivityLogInvalid { disk }),
+    ]
+}
+
+proptest! {
+    /// A batch is taken whole or not at all, one step at a time comes to the same, and every state reads back.
+    #[test]
+    fn whatever_comes_the_state_is_the_one_before_or_the_one_after(
+        steps in prop::collection::vec((0..3_u64, prop::collection::vec((0..3_u64, any_record()), 0..3), 0..3_u64), 0..40),
+    ) {
+        let mut state = LogState::default();
+        for (hole, records, rest) in steps {
+            let first = Lsn(state.last_lsn.0 + hole);
+            let mut lsn = first.0;
+            let mut placed = Vec::new();
+            for (step, record) in records {
+                lsn += step;
+                placed.push(at(lsn, record));
+            }
+            let last = Lsn(lsn + rest);
+            let (before, mut alone) = (state.clone(), state.clone());
+            match state.follow_run(first, last, &placed) {
+                Err(_) => prop_assert_eq!(&state, &before),
+                Ok(()) => {
+                    placed.iter().for_each(|record| alone.apply(record).expect("it was taken together"));
+                    if alone.last_lsn < last {
+                        alone.apply_run(alone.last_lsn.next(), last).expect("it was taken together");
+                    }
+                    prop_assert_eq!(&state, &alone);
+                    prop_assert!(state.last_lsn == last && last > before.last_lsn);
+                }
+            }
+            let mut out = Put::default();
+            state.put(&mut out);
+            let bytes = out.into_bytes();
+            let mut input = Take::new(&bytes);
+            prop_assert_eq!(&LogState::take(&mut input).expect("just written"), &state);
+            prop_assert_eq!(input.end("state"), Ok(()));
         }
     }
 }
