@@ -1,6 +1,7 @@
 //! Damage to any object is noticed: whatever bit is flipped, wherever it is cut, whatever takes its place, reading gives
 //! an error, never other bytes, never a panic (I8, I9).
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -186,23 +187,24 @@ fn mend_checksums(bytes: &mut [u8]) {
     let len = bytes.len();
     match bytes.first_chunk::<8>() {
         Some(b"FARSHSEG") => {
-            mend(bytes, 124, &[0..124]);
-            mend(bytes, len - 4, &[len - 128..len - 4]);
+            mend(bytes, 124, 0..124, 0..0);
+            mend(bytes, len - 4, len - 128..len - 4, 0..0);
             let mut at = 128;
             while let Some(Ok(header)) = bytes.get(at..).map(ItemHeader::parse) {
                 let end = (at + header.item_bytes()).min(len);
-                mend(bytes, at + 44, &[at..at + 44, at + 48..end]);
+                mend(bytes, at + 44, at..at + 44, at + 48..end);
                 at = end;
             }
         }
-        Some(b"FARSHOBJ") => mend(bytes, 36, &[0..36, 40..len]),
-        Some(b"FARSHKEY") => mend(bytes, len - 4, &[0..len - 4]),
+        Some(b"FARSHOBJ") => mend(bytes, 36, 0..36, 40..len),
+        Some(b"FARSHKEY") => mend(bytes, len - 4, 0..len - 4, 0..0),
         _ => {}
     }
 }
 
-fn mend(bytes: &mut [u8], at: usize, parts: &[std::ops::Range<usize>]) {
+fn mend(bytes: &mut [u8], at: usize, one: Range<usize>, other: Range<usize>) {
     let mut crc = crc32fast::Hasher::new();
-    parts.iter().for_each(|part| crc.update(&bytes[part.clone()]));
+    crc.update(&bytes[one]);
+    crc.update(&bytes[other]);
     bytes[at..at + 4].copy_from_slice(&crc.finalize().to_le_bytes());
 }
