@@ -46,6 +46,12 @@ pub enum Damage {
         /// The slot it belongs to.
         sealed_for: Slot,
     },
+    /// It was written as another generation.
+    #[error("the object is generation {generation} of its kind: it was moved here, or copied")]
+    OtherGeneration {
+        /// The generation it says it is.
+        generation: u64,
+    },
     /// It does not name the object before it.
     #[error("the object does not follow the one in the slot before: one of the two was replaced")]
     Chain,
@@ -67,12 +73,8 @@ pub enum Damage {
     #[error("what the object holds does not follow the log before it: {0}")]
     Order(StateError),
     /// A frame's bytes are not those that the agent captured.
-    #[error(
-        "frame {frame}: the bytes of disk {disk} at {offset} do not match the digest taken when they were captured"
-    )]
+    #[error("the bytes of disk {disk} at {offset} do not match the digest taken when they were captured")]
     Digest {
-        /// The frame's place in the segment's table.
-        frame: u32,
         /// The disk.
         disk: DiskNo,
         /// The first byte of the piece.
@@ -85,6 +87,14 @@ pub enum Damage {
         frame: u32,
         /// The place on the disk.
         offset: u64,
+    },
+    /// A frame cannot be opened.
+    #[error("frame {frame}: {cause}")]
+    Frame {
+        /// The frame's place in the segment's table.
+        frame: u32,
+        /// What is wrong with it.
+        cause: Box<Damage>,
     },
     /// The branch names another footer than its parent has in that slot.
     #[error("slot {slot} of the parent timeline {parent} is not the one that this timeline was branched from")]

@@ -153,13 +153,17 @@ impl ExtentMap {
 
     /// Takes a change of the disk's size: what lies behind the new end is gone, also when the disk grows again.
     pub fn resize(&mut self, size_bytes: u64, hidden: impl FnMut(Extent)) {
-        let end = self.window.end;
-        if size_bytes < end {
-            self.clear(size_bytes.max(self.window.start)..end, hidden);
+        self.hide(size_bytes..u64::MAX, hidden);
+    }
+
+    /// Makes a hole of a range, as far as it lies in the window, and tells `hidden` what was there.
+    pub fn hide(&mut self, range: Range<u64>, hidden: impl FnMut(Extent)) {
+        let (start, end) = (range.start.max(self.window.start), range.end.min(self.window.end));
+        if start < end {
+            self.clear(start..end, hidden);
         }
     }
 
-    /// Makes a hole of `range`.
     fn clear(&mut self, range: Range<u64>, mut hidden: impl FnMut(Extent)) {
         let Range { start, end } = range;
         // The extent that reaches into the range from the left keeps its head, and its tail where it passes the end.

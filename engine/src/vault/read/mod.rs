@@ -16,12 +16,16 @@ pub mod error;
 pub mod export;
 pub mod extent_map;
 pub mod frame_cache;
+pub mod open_vault;
 pub mod overlay;
 pub mod points;
+pub mod restore;
 pub mod segment_view;
+pub mod select;
 pub mod slots;
 pub mod tail;
 pub mod timeline;
+pub mod verify;
 pub mod volume;
 pub mod windows;
 

@@ -13,9 +13,9 @@ use super::slots::FilledSlot;
 use crate::digest::DigestKey;
 use crate::ids::{Lsn, MachineId, Slot, TimelineId};
 use crate::section::Section;
-use crate::vault::crypto::DataKey;
+use crate::vault::crypto::{DataKey, OpenError};
 use crate::vault::layout::ObjectName;
-use crate::vault::segment::{Footer, FrameOpener, IndexRow, ItemKind, Trailer};
+use crate::vault::segment::{Footer, FrameOpener, IndexRow, ItemHeader, ItemKind, Trailer};
 use crate::vault::store::ObjectStore;
 
 /// How much of an object's end is read first, in bytes. Chosen: holds the footer of a segment of 5,000 random writes
@@ -108,6 +108,14 @@ impl LogSource {
         Ok(SegmentView { timeline, slot, object_bytes, footer, limit: Lsn(u64::MAX), opener, pages })
     }
 
+    /// Any range of an object.
+    pub async fn object_range(&self, segment: &SegmentView, offset: u64, len: u64) -> Result<Bytes, ReadError> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        self.range(&self.name(segment.timeline, segment.slot), offset, len).await
+    }
+
     /// The rows of one index page.
     pub async fn rows(&self, segment: &SegmentView, page: usize) -> Result<Vec<IndexRow>, ReadError> {
         let entry = segment.footer.pages[page];
@@ -125,10 +133,17 @@ impl LogSource {
 
     /// Fetches a frame, opens it and checks every piece's digest.
     pub async fn frame(&self, segment: &SegmentView, frame: u32) -> Result<OpenFrame, ReadError> {
+        let item = self.item(segment, frame).await?;
         let name = self.name(segment.timeline, segment.slot);
+        self.open_frame(segment, frame, &item)
+            .map_err(|cause| ReadError::damaged(name, Damage::Frame { frame, cause: Box::new(cause) }))
+    }
+
+    /// Fetches a frame's item as it lies there.
+    pub async fn item(&self, segment: &SegmentView, frame: u32) -> Result<Bytes, ReadError> {
         let entry = segment.footer.frames[frame as usize];
-        let item = self.range(&name, entry.offset, entry.item_bytes()).await?;
-        self.open_frame(segment, frame, &item).map_err(|damage| ReadError::damaged(name, damage))
+        let name = self.name(segment.timeline, segment.slot);
+        self.range(&name, entry.offset, entry.item_bytes()).await
     }
 
     /// Opens a frame out of its item's bytes.
@@ -140,11 +155,7 @@ impl LogSource {
             return Err(Damage::Index { frame, offset: 0 });
         }
         let section = Section::parse(&plain, u64::MAX)?;
-        OpenFrame::check(&section, &self.digest_key).map_err(|offset| Damage::Digest {
-            frame,
-            disk: entry.disk,
-            offset,
-        })
+        OpenFrame::check(&section, &self.digest_key).map_err(|offset| Damage::Digest { disk: entry.disk, offset })
     }
 }
 
@@ -194,6 +205,11 @@ async fn range(store: &dyn ObjectStore, name: &ObjectName, offset: u64, len: u64
 }
 
 impl SegmentView {
+    /// Opens any item of the object.
+    pub fn open_item(&self, item: &Bytes) -> Result<(ItemHeader, Bytes), OpenError> {
+        self.opener.open_item(item)
+    }
+
     /// The same object, of which only LSNs up to `limit` count.
     pub fn up_to(&self, limit: Lsn) -> Self {
         Self { limit: self.limit.min(limit), ..self.clone() }

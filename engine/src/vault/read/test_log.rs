@@ -12,12 +12,15 @@ use super::segment_view::LogSource;
 use super::timeline::TimelineReader;
 use crate::digest::digests;
 use crate::ids::{
-    Chance, DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, Salt, Slot, TimelineId, Timestamp, WriterId,
+    Chance, DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, Salt, Slot, TimelineId, Timestamp, VaultId, WriterId,
 };
 use crate::record::{DiskInfo, Mark, MarkKind, Record, RecordAt};
 use crate::section::{SectionBuilder, WriteKind};
-use crate::vault::crypto::DataKey;
+use crate::vault::about::{About, TimelineInfo, WrappedKey};
+use crate::vault::crypto::{DataKey, VaultKey};
+use crate::vault::keys::{KeyObject, PassphraseCost};
 use crate::vault::layout::ObjectName;
+use crate::vault::manifest::Manifest;
 use crate::vault::segment::{
     Branch, Control, FooterPlace, FrameSealer, ItemNo, ObjectKind, SegmentIdentity, SegmentIndex, seal_control,
     seal_footer,
@@ -25,6 +28,9 @@ use crate::vault::segment::{
 use crate::vault::state::LogState;
 use crate::vault::store::memory::MemoryStore;
 use crate::vault::store::{ObjectStore, PutOutcome};
+
+/// The passphrase of test vaults.
+pub(crate) const PASSPHRASE: &str = "correct horse battery";
 
 /// Seeded chance.
 pub(crate) struct Seeded(pub(crate) SmallRng);
@@ -254,6 +260,44 @@ impl TestLog {
         let branch = Branch { timeline: self.timeline, slot: taken.slot, lsn: taken.lsn, footer: self.chain.previous };
         child.control(Control::Branch(branch)).await;
         child
+    }
+
+    /// What the log needs around it to be a vault: key object, description, manifest. Gives the vault key.
+    pub(crate) async fn wrap_in_vault(&mut self, name: &str) -> VaultKey {
+        let key = VaultKey::from_bytes([0x5e; 32]);
+        let mut keys = KeyObject::new(VaultId([0xfa; 16]), Timestamp(1));
+        let cost = PassphraseCost::LEAST;
+        keys.add_passphrase(&key, PASSPHRASE, cost, &mut self.chance).expect("the passphrase is long enough");
+        let object = keys.seal(&key, &mut self.chance);
+        self.put(&ObjectName::keys(keys.generation()), object).await;
+        self.describe(&key, name, 1, &[self.timeline]).await;
+        let manifest = Manifest::new(self.epoch).seal(self.machine, self.timeline, &self.key, &mut self.chance);
+        self.put(&ObjectName::manifest(self.machine, self.timeline), manifest).await;
+        key
+    }
+
+    /// Writes a generation of the machine's description.
+    pub(crate) async fn describe(&mut self, key: &VaultKey, name: &str, generation: u64, timelines: &[TimelineId]) {
+        let timeline = |id: &TimelineId| TimelineInfo { id: *id, parent: None, created_at: Timestamp(1) };
+        let about = About {
+            machine: self.machine,
+            name: name.into(),
+            disks: self.state.disks.values().map(|disk| disk.info.clone()).collect(),
+            timelines: timelines.iter().map(timeline).collect(),
+            hardware: BTreeMap::new(),
+            data_key: WrappedKey::wrap(key, self.machine, &self.key, &mut self.chance),
+        };
+        let (name, object) = about.seal(generation, key, &mut self.chance);
+        self.put(&name, object).await;
+    }
+
+    async fn put(&self, name: &ObjectName, bytes: Bytes) {
+        let outcome = self.store.put_if_absent(name, "test", bytes).await.expect("the store takes it");
+        assert_eq!(outcome, PutOutcome::Created);
+    }
+
+    pub(crate) async fn object(&self, name: &ObjectName) -> Bytes {
+        self.store.get(name).await.expect("the object is there").0
     }
 
     pub(crate) fn source(&self) -> LogSource {

@@ -9,6 +9,7 @@ use super::error::{Damage, ReadError};
 use super::export::VolumeExport;
 use super::frame_cache::FrameCache;
 use super::overlay::Overlay;
+use super::restore::{self, RestoreError};
 use super::tail::{Tail, find_tail};
 use super::test_log::{Seeded, Taken, TestLog};
 use super::timeline::TimelineReader;
@@ -318,4 +319,53 @@ fn a_served_point_reads_and_takes_writes_over_nbd_and_tells_its_holes() {
     assert!(ro.block_status(0, 1 << 20).expect("it tells").iter().any(|extent| extent.hole));
     drop((ro, rw));
     assert!(server.shutdown(std::time::Duration::from_secs(10)));
+}
+
+#[tokio::test]
+async fn a_restored_point_is_the_disks_and_nothing_is_written_over_without_force() {
+    let mut log = TestLog::new(&[1 << 20, 4 << 20]).await;
+    let mut rng = Seeded::new(21);
+    random_log_of_one_disk(&mut log, &mut rng);
+    log.write(1, 8192, &[9; 4096]);
+    log.mark();
+    log.end_segment().await;
+    let reader = log.reader().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let point = reader.newest().expect("a point");
+    let plan = restore::plan(&reader, point.clone(), &point.disks, dir.path()).await.expect("a plan");
+    let seen = parking_lot::Mutex::new(Vec::new());
+    plan.perform(false, &|progress| seen.lock().push(progress)).await.expect("it restores");
+    let last = *seen.lock().last().expect("progress is told");
+    assert_eq!((last.bytes_done, last.bytes_total), (plan.data_bytes(), plan.data_bytes()));
+    let taken = log.taken.last().expect("a mark");
+    for disk in &plan.disks {
+        assert!(std::fs::read(&disk.target).expect("it is there") == taken.disks[&disk.disk.disk]);
+    }
+    let sparse = std::os::unix::fs::MetadataExt::blocks(&plan.disks[1].target.metadata().expect("it is there"));
+    assert!(sparse * 512 < 1 << 20, "holes stay holes");
+
+    let older = reader.points()[0].clone();
+    let plan = restore::plan(&reader, older.clone(), &older.disks, dir.path()).await.expect("a plan");
+    assert!(matches!(plan.perform(false, &|_| ()).await, Err(RestoreError::Exists(_))));
+    plan.perform(true, &|_| ()).await.expect("it is told to");
+    assert!(std::fs::read(&plan.disks[1].target).expect("it is there") == log.taken[0].disks[&DiskNo(1)]);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it lists").count(), 2, "nothing else is left");
+}
+
+#[tokio::test]
+async fn a_restore_that_meets_damage_leaves_no_file() {
+    let log = small_log().await;
+    let reader = log.reader().await;
+    let segment = reader.segments().last().expect("a segment");
+    let (name, frame) = (log.name(segment.slot), segment.footer.frames[0]);
+    let mut object = log.object(&name).await.to_vec();
+    object[frame.offset as usize + 60] ^= 1;
+    log.store.damage(&name, Some(object.into()));
+    let dir = tempfile::tempdir().expect("a directory");
+    let point = reader.newest().expect("a point");
+    let plan = restore::plan(&reader, point.clone(), &point.disks, dir.path()).await.expect("a plan");
+    let failed = plan.perform(false, &|_| ()).await;
+    let Err(RestoreError::Read(ReadError::Damaged { object, .. })) = failed else { panic!("{failed:?}") };
+    assert_eq!(object, name);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it lists").count(), 0);
 }

@@ -22,9 +22,10 @@ use super::points::{History, RecoveryPoint, SegmentRecords};
 use super::segment_view::{LogSource, SegmentView};
 use super::slots::{FilledSlot, find_slots};
 use crate::ids::{Lsn, MarkId, Slot, TimelineId};
+use crate::record::{Record, RecordAt};
 use crate::vault::layout::ObjectName;
 use crate::vault::segment::{Branch, Control};
-use crate::vault::state::StateError;
+use crate::vault::state::{DiskState, LogState, StateError};
 
 /// Store calls at once. Chosen: 1,000 footers at 20 ms take 1.3 s; more wins little and is what stores throttle.
 pub const IN_FLIGHT: usize = 16;
@@ -74,6 +75,8 @@ pub struct TimelineReader {
     history: History,
     /// The history with what footers behind a break tell of gaps.
     late: Option<History>,
+    /// Points behind the break, as far as footers there name them.
+    lost: Vec<RecoveryPoint>,
     broken: Option<Break>,
     kept_bytes: usize,
 }
@@ -92,6 +95,7 @@ impl TimelineReader {
             chain: Chain::EMPTY,
             history: History::default(),
             late: None,
+            lost: Vec::new(),
             broken: None,
             kept_bytes: 0,
         };
@@ -107,6 +111,7 @@ impl TimelineReader {
         }
         self.broken = None;
         self.late = None;
+        self.lost.clear();
         self.load(0).await
     }
 
@@ -222,13 +227,16 @@ impl TimelineReader {
         }
     }
 
-    /// Takes what a footer behind a break tells of gaps.
+    /// Takes what a footer behind a break tells: of gaps, and of points that are lost.
     fn take_late(&mut self, view: &SegmentView) {
         let late = self.late.get_or_insert_with(|| self.history.clone());
         // Records may not follow here: the state at the footer's end counts in any case.
         if feed(late, view, false).is_err() {
             late.jump(&view.footer.state);
         }
+        let place = (view.timeline, view.slot);
+        let lost = view.footer.records.iter().filter_map(|at| lost_point(place, at, &view.footer.state));
+        self.lost.extend(lost);
     }
 
     fn told(&self) -> &History {
@@ -275,6 +283,12 @@ impl TimelineReader {
         self.told().points().collect()
     }
 
+    /// The points behind a break, as far as footers that can be opened name them, oldest first. None of them can be read.
+    /// What happened to their disks before is not known: a disk counts unless it has a gap at its footer's end.
+    pub fn lost_points(&self) -> &[RecoveryPoint] {
+        &self.lost
+    }
+
     /// Up to `limit` points before `before` (a page's `next`), newest first.
     pub fn page(&self, before: Option<Lsn>, limit: usize) -> PointPage {
         let mut points: Vec<_> = self.told().newest(before).take(limit.saturating_add(1)).collect();
@@ -293,6 +307,24 @@ impl TimelineReader {
     pub fn point(&self, id: MarkId) -> Option<RecoveryPoint> {
         self.told().newest(None).find(|point| point.id == id)
     }
+}
+
+/// A mark behind a break as the point it would be.
+fn lost_point((timeline, slot): (TimelineId, Slot), at: &RecordAt, state: &LogState) -> Option<RecoveryPoint> {
+    let Record::Mark(mark) = &at.record else { return None };
+    let in_order = |disk: &&DiskState| disk.gap.is_none_or(|gap| gap.from >= at.lsn);
+    let disks: Vec<_> = state.disks.values().filter(in_order).map(|disk| disk.info.disk).collect();
+    (!disks.is_empty()).then(|| RecoveryPoint {
+        id: mark.id,
+        lsn: at.lsn,
+        kind: mark.kind,
+        captured_at: mark.captured_at,
+        disks,
+        members: mark.members.clone(),
+        label: mark.label.clone(),
+        timeline,
+        slot,
+    })
 }
 
 /// Tells a history what a segment says.
