@@ -62,6 +62,9 @@ faults! {
     /// The target is the owner.
     AlreadyThere = "already_there", "The process server owns the machine already",
         "Choose another target.";
+    /// The log has another owner already.
+    EpochStale = "epoch_stale", "The machine's log has another owner already",
+        "Nothing: the machine is assigned again under a higher epoch.";
     /// No such point.
     PointUnknown = "point_unknown", "There is no such recovery point",
         "List the machine's points and use one of them.";
@@ -156,6 +159,7 @@ impl Fault {
         let code = match refusal.code {
             RefusalCode::PointUnknown => FaultCode::PointUnknown,
             RefusalCode::DiskUnknown => FaultCode::DiskUnknown,
+            RefusalCode::StaleEpoch => FaultCode::EpochStale,
             RefusalCode::VaultLocked => FaultCode::VaultLocked,
             RefusalCode::VaultUnavailable => FaultCode::VaultUnavailable,
             RefusalCode::TimedOut => FaultCode::TimedOut,

@@ -8,10 +8,15 @@ use farshore_engine::ids::{MachineId, ProcessServerId, Timestamp};
 
 /// A process server whose last heartbeat is older counts as silent. Heartbeats come each second.
 pub const SILENT_AFTER: Duration = Duration::from_secs(5);
+/// For so long after the picture was begun, who has no session may just not be back yet: members come back after 200 ms
+/// when the Orchestrator was restarted, and within seconds when the configuration server was.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// What is so now.
 #[derive(Debug, Clone, Default)]
 pub struct Live {
+    /// When it was begun.
+    pub begun_at: Timestamp,
     /// Process servers that were heard of since the start.
     pub servers: BTreeMap<ProcessServerId, ServerLive>,
     /// Machines whose agents were heard of since the start.
@@ -65,6 +70,11 @@ impl Live {
             true => Reach::Silent,
             false => Reach::Connected,
         }
+    }
+
+    /// Whether those who are away really are, and not just on their way back.
+    pub fn settled(&self, now: Timestamp) -> bool {
+        now.micros_since(self.begun_at) > SETTLED_AFTER.as_micros() as u64
     }
 
     /// What a process server last said of a machine.

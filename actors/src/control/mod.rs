@@ -10,11 +10,13 @@
 //!   members ─TLS 9444─► ControlListener ─► MemberSession *
 //! ```
 
+pub mod config_server_link;
 pub mod control_room;
 pub mod fault;
 pub mod health;
 pub mod ledger;
 pub mod live;
+pub mod membership;
 pub mod plane;
 pub mod secret_file;
 pub mod server;
@@ -30,3 +32,6 @@ mod member_session;
 mod orchestrator;
 mod process_server_link;
 mod reconcile;
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,7 @@ use super::ledger::jobs::JobFailed;
 use super::ledger::members::{MachineSeen, ProcessServerSeen, process_server};
 use super::ledger::records::{JobId, Subject};
 use super::ledger::{Decision, Draft, Ledger};
+use super::live::Live;
 use super::member_session::{MemberSession, Tell, UseLink};
 use super::process_server_link::{Attach, Detach, ProcessServerLink};
 use super::state::{Batch, StateError};
@@ -127,7 +128,7 @@ impl Orchestrator {
                 info!(this.room.log, "the ledger is loaded"; "machines" => ledger.machines.len(),
                     "process_servers" => ledger.process_servers.len(), "incarnation" => this.life.incarnation);
                 this.room.with_ledger(|now| *now = ledger);
-                this.room.with_live(|live| *live = super::live::Live::default());
+                this.room.with_live(|live| *live = Live { begun_at: wall_clock(), ..Live::default() });
                 this.room.orchestrator_is(Some(ctx.address()));
                 this.upkeep(ctx);
             }

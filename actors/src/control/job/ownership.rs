@@ -43,13 +43,21 @@ pub(super) async fn take(room: &ControlRoom, job: &JobRecord) -> StepOutcome {
     outcome.unwrap_or_else(|fault| StepOutcome::of(&fault))
 }
 
+/// How a process server is to be reached; `None`: too early to say.
+fn reach(room: &ControlRoom, server: ProcessServerId) -> Option<Reach> {
+    let (now, live) = (wall_clock(), room.live());
+    let reach = live.reach(server, now);
+    (reach != Reach::Away || live.settled(now)).then_some(reach)
+}
+
 fn prepare(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Fault> {
     room.ledger().machine(job.kind.machine())?;
     match &job.kind {
-        JobKind::Move { target, .. } => match room.live().reach(*target, wall_clock()) {
-            Reach::Connected => Ok(StepOutcome::next(JobStep::Release, "the target is connected")),
+        JobKind::Move { target, .. } => match reach(room, *target) {
+            Some(Reach::Connected) => Ok(StepOutcome::next(JobStep::Release, "the target is connected")),
+            None => Ok(StepOutcome::Again(format!("process server {target} is not back yet"))),
             // Nothing has happened yet: the operator hears at once that it cannot be done.
-            _ => Ok(StepOutcome::Failed(format!("process server {target} is not connected"))),
+            Some(_) => Ok(StepOutcome::Failed(format!("process server {target} is not connected"))),
         },
         _ => {
             let owner = choose(&room.ledger(), &room.live(), job.kind.machine(), wall_clock())?;
@@ -62,12 +70,10 @@ async fn release(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Fau
     let JobKind::Move { machine, source, .. } = job.kind else {
         return Ok(StepOutcome::next(JobStep::Assign, "nothing to release"));
     };
-    let detail = match room.live().reach(source, wall_clock()) {
-        Reach::Connected => None,
-        Reach::Silent | Reach::Away => Some("the source is not connected: release skipped".to_owned()),
-    };
-    if let Some(detail) = detail {
-        return Ok(StepOutcome::next(JobStep::Assign, detail));
+    match reach(room, source) {
+        Some(Reach::Connected) => {}
+        None => return Ok(StepOutcome::Again(format!("process server {source} is not back yet"))),
+        Some(_) => return Ok(StepOutcome::next(JobStep::Assign, "the source is not connected: release skipped")),
     }
     let within = room.policy.release_within;
     let epoch = epoch_of(&room.ledger(), machine);
@@ -129,6 +135,10 @@ async fn adopt(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Fault
                 _ => "adopted".to_owned(),
             };
             Ok(StepOutcome::next(JobStep::Redirect, detail))
+        }
+        Err(fault) if fault.code == FaultCode::EpochStale => {
+            room.decide(AssignTo { machine, process_server, seen: epoch, above: epoch }).await?;
+            Ok(StepOutcome::Again(format!("{fault}: the next epoch is assigned")))
         }
         Err(fault) => given_up(room, job, &assignment, &fault).await,
     }
