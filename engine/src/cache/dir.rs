@@ -18,6 +18,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::io::{CacheFile, CacheIo};
 use super::{CacheError, Doing};
 use crate::codec::{Put, Take};
@@ -88,12 +90,26 @@ impl CacheDir {
             }
             _ => {}
         }
-        let (aside, path) = (self.path.join(OWNER_ASIDE), self.path.join(OWNER_NAME));
-        self.io.remove(&aside).doing("remove", &aside)?;
-        let mut file = self.io.create(&aside).doing("create", &aside)?;
-        file.write_at(0, &[encode_owner(owner)]).doing("write", &aside)?;
-        file.sync().doing("sync", &aside)?;
-        self.io.rename(&aside, &path).doing("rename", &aside)?;
+        self.put(&self.path.join(OWNER_ASIDE), &self.path.join(OWNER_NAME), encode_owner(owner))
+    }
+
+    /// Puts a file of this content in the segment's place: the old one or the new one is there, and the new one is
+    /// durable.
+    pub(super) fn replace(&self, segment: SegmentNo, contents: &Bytes) -> Result<(), CacheError> {
+        let path = self.segment_path(segment);
+        let put = self.put(&path.with_extension("new"), &path, contents.clone());
+        if put.is_err() {
+            let _ = self.io.remove(&path.with_extension("new"));
+        }
+        put
+    }
+
+    fn put(&self, aside: &Path, path: &Path, contents: Bytes) -> Result<(), CacheError> {
+        self.io.remove(aside).doing("remove", aside)?;
+        let mut file = self.io.create(aside).doing("create", aside)?;
+        file.write_at(0, &[contents]).doing("write", aside)?;
+        file.sync().doing("sync", aside)?;
+        self.io.rename(aside, path).doing("rename", aside)?;
         self.sync()
     }
 
@@ -192,7 +208,7 @@ fn segment_of(name: &str) -> Option<SegmentNo> {
     (format!("{number:016x}") == digits).then_some(SegmentNo(number))
 }
 
-fn encode_owner(owner: Owner) -> bytes::Bytes {
+fn encode_owner(owner: Owner) -> Bytes {
     let mut out = Put::with_capacity(OWNER_BYTES);
     out.slice(OWNER_MAGIC).u16(OWNER_VERSION).slice(&[0; 6]).u64(owner.epoch.0).slice(&owner.writer.0).slice(&[0; 20]);
     let crc = crc32fast::hash(out.as_slice());

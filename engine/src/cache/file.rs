@@ -4,7 +4,7 @@
 //!   create ─► append, sync ... ─► write_footer ─► read_items ─► (uploaded) ─► removed when room is needed
 //!                 │ error               ▲   │ another slot: the footer is cut off and written again
 //!                 ▼                     └───┘
-//!             abandoned: nothing more is written; what was synced before is still read
+//!             abandon: cut at what was synced before, which is still read; nothing more is written
 //! ```
 //!
 //! Invariants
@@ -33,6 +33,10 @@ pub struct SegmentFile {
     path: PathBuf,
     file: Box<dyn CacheFile>,
     abandoned: bool,
+    /// Where the last append ended.
+    end: u64,
+    /// Where it ended at the last successful sync.
+    synced_end: u64,
 }
 
 impl std::fmt::Debug for SegmentFile {
@@ -50,7 +54,7 @@ impl SegmentFile {
     pub fn create(dir: &CacheDir, segment: SegmentNo, identity: &SegmentIdentity) -> Result<Self, CacheError> {
         let path = dir.segment_path(segment);
         let file = dir.create_file(&path)?;
-        let mut it = Self { segment, path, file, abandoned: false };
+        let mut it = Self { segment, path, file, abandoned: false, end: HEADER_BYTES as u64, synced_end: 0 };
         let made = it.write(0, &[identity.encode(ObjectKind::Segment)]).and_then(|()| dir.sync());
         if let Err(error) = made {
             // What stays is a file without a whole batch, which recovery discards.
@@ -67,7 +71,8 @@ impl SegmentFile {
     pub fn open(dir: &CacheDir, segment: SegmentNo) -> Result<Self, CacheError> {
         let path = dir.segment_path(segment);
         let file = dir.open_file(&path)?;
-        Ok(Self { segment, path, file, abandoned: false })
+        let end = file.len().doing("measure", &path)?;
+        Ok(Self { segment, path, file, abandoned: false, end, synced_end: end })
     }
 
     /// Appends whole batches at `offset`, where the last append ended. Durable only after [`SegmentFile::sync`].
@@ -76,7 +81,9 @@ impl SegmentFile {
     /// When the cache disk fails or is full; the file is abandoned then.
     pub fn append(&mut self, offset: u64, parts: &[Bytes]) -> Result<(), CacheError> {
         assert!(offset >= HEADER_BYTES as u64, "items stand behind the header");
-        self.write(offset, parts)
+        self.write(offset, parts)?;
+        self.end = offset + parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        Ok(())
     }
 
     /// Makes everything appended durable.
@@ -86,7 +93,10 @@ impl SegmentFile {
     pub fn sync(&mut self) -> Result<(), CacheError> {
         self.guard()?;
         let synced = self.file.sync().doing("sync", &self.path);
-        self.abandoned |= synced.is_err();
+        match &synced {
+            Ok(()) => self.synced_end = self.end,
+            Err(_) => self.abandoned = true,
+        }
         synced
     }
 
@@ -141,10 +151,17 @@ impl SegmentFile {
         if bytes.len() == wanted { Ok(bytes) } else { Err(self.damaged("its footer is cut".into())) }
     }
 
-    /// Cuts away what an abandoned append may have left behind `items_end`, as far as that still goes. Recovery does
-    /// not depend on it.
-    pub fn cut(&mut self, items_end: u64) {
-        let _ = self.file.set_len(items_end);
+    /// Ends a file whose append or sync has failed, before anything is written to the next one: what stands behind the
+    /// last successful sync is cut away, and a file that holds nothing durable is removed. So recovery finds no batch
+    /// there that was never durable, and no torn bytes that look like damage. As far as the disk still goes: where it does
+    /// not, recovery discards more than it must, and the agent sends that again.
+    pub fn abandon(mut self, dir: &CacheDir) {
+        if self.synced_end <= HEADER_BYTES as u64 {
+            let _ = dir.remove(self.segment).and_then(|()| dir.sync());
+        } else {
+            // Not the failed sync once more: what it was to bring to the disk is gone with the cut.
+            let _ = self.file.set_len(self.synced_end).and_then(|()| self.file.sync());
+        }
     }
 
     /// The note behind a sealed segment, if there is one.

@@ -300,7 +300,15 @@ impl CacheFile for ModelFile {
     }
 
     fn set_len(&mut self, bytes: u64) -> io::Result<()> {
-        self.disk.0.lock().change(self.inode, Change::SetLen(bytes));
+        let mut state = self.disk.0.lock();
+        let inode = state.inodes.get_mut(&self.inode).expect("an open file has an inode");
+        let beyond = |change: &Change| matches!(change, Change::Write { offset, .. } if *offset >= bytes);
+        if bytes <= inode.durable.len() as u64 && inode.pending.iter().all(beyond) {
+            // All that could not be written lay behind the cut.
+            inode.pending.clear();
+            inode.lost = false;
+        }
+        state.change(self.inode, Change::SetLen(bytes));
         Ok(())
     }
 

@@ -6,7 +6,10 @@
 //! ```
 //!
 //! Crash story
-//! - A segment that was open is cut behind its last whole batch and closed as it is; nothing is ever appended to it.
+//! - A segment that was open is cut behind its last whole batch and closed as it is; nothing is ever appended to it. What
+//!   of it was synced nobody knows any more: after a kill, batches are there that only the page cache has, and after
+//!   a failed sync that nobody lived to act on, no second sync would bring them to the disk. So the last file is written
+//!   anew and synced before anything in it counts as durable.
 //! - An append that was abandoned may have left whole batches behind what was synced, and the agent has sent them again
 //!   into a later file. Where two files hold the same LSNs the later file counts, and the earlier one is cut.
 //! - What the vault has already is committed; it stays as room that can be had back.
@@ -44,11 +47,11 @@ pub struct RecoveredSegment {
     pub last: Lsn,
     /// Behind its last whole batch, in bytes.
     pub items_end: u64,
-    /// How long the file is, in bytes.
+    /// How long the file is now, in bytes.
     pub file_bytes: u64,
     /// The note behind its footer, where it has a whole one.
     pub note: Option<Note>,
-    /// Something stands behind the items that is no footer: a torn batch, an abandoned append, or damage.
+    /// Something stood behind the items that is no footer: a torn batch, an abandoned append, or damage.
     pub cut: bool,
     /// The file before it was cut, or is damaged: LSNs may be missing between them.
     pub behind_cut: bool,
@@ -115,6 +118,15 @@ pub struct Unlocked {
 /// # Errors
 /// When the cache disk fails. A damaged file is no error: it is discarded.
 pub fn recover(dir: &CacheDir, owner: Owner) -> Result<Recovered, CacheError> {
+    let mut recovered = survey(dir, owner)?;
+    if let Some(last) = recovered.segments.last_mut().filter(|last| last.note.is_none()) {
+        settle(dir, last)?;
+    }
+    Ok(recovered)
+}
+
+/// What lies there, whether it is on the disk or only in the page cache.
+pub(crate) fn survey(dir: &CacheDir, owner: Owner) -> Result<Recovered, CacheError> {
     let mut recovered = Recovered::default();
     let mut scans: Vec<(SegmentNo, Scan, u64, Option<Note>)> = Vec::new();
     for segment in dir.segments()? {
@@ -147,6 +159,26 @@ pub fn recover(dir: &CacheDir, owner: Owner) -> Result<Recovered, CacheError> {
     recovered.discarded.sort_by_key(|discarded| discarded.segment);
     recovered.mark_cuts();
     Ok(recovered)
+}
+
+/// Writes the last file anew, up to its last whole batch, and syncs it. Only it can hold what was never synced: the next
+/// file is begun when all that is in the file before it is durable, or abandoned.
+fn settle(dir: &CacheDir, last: &mut RecoveredSegment) -> Result<(), CacheError> {
+    let bytes = read_file(dir, last.segment)?;
+    let items = bytes.slice(..bytes.len().min(last.items_end as usize));
+    match dir.replace(last.segment, &items) {
+        // No room for a second copy: a sync in place is right unless the former life died between a failed sync and
+        // its next step.
+        Err(error) if error.is_full() => {
+            let path = dir.segment_path(last.segment);
+            dir.open_file(&path)?.sync().doing("sync", &path)
+        }
+        Err(error) => Err(error),
+        Ok(()) => {
+            last.file_bytes = last.items_end;
+            Ok(())
+        }
+    }
 }
 
 impl Recovered {

@@ -39,6 +39,8 @@ struct Rig {
     chance: SeededChance,
     file: Option<SegmentFile>,
     closed: Vec<ClosedSegment>,
+    /// It lives on after a failed append.
+    lives: bool,
 }
 
 impl Rig {
@@ -57,6 +59,7 @@ impl Rig {
             chance: SeededChance::new(5),
             file: None,
             closed: Vec::new(),
+            lives: true,
         };
         let batch = rig.maker.begin(LIFE, None);
         rig.take(batch);
@@ -70,7 +73,12 @@ impl Rig {
         let job = self.sequencer.take_append().expect("it is sealed");
         match self.append(&job).and_then(|()| self.file.as_mut().expect("created").sync()) {
             Ok(()) => self.sequencer.appended_and_synced(job.append),
-            Err(_) => self.sequencer.failed(job.append),
+            Err(_) => {
+                if let Some(file) = self.file.take().filter(|_| self.lives) {
+                    file.abandon(&self.dir);
+                }
+                self.sequencer.failed(job.append)
+            }
         };
         self.closed.extend(std::iter::from_fn(|| self.sequencer.take_closed()));
     }
@@ -132,6 +140,7 @@ fn a_torn_last_batch_is_cut_and_the_rest_is_sent() {
     let mut rig = Rig::new();
     rig.batches(3);
     let durable = rig.sequencer.durable();
+    rig.lives = false;
     rig.disk.inject(DiskFault::TornWrite { after_bytes: 700 });
     rig.batches(1);
     assert_eq!(rig.sequencer.durable(), durable);
@@ -231,6 +240,7 @@ fn bytes_that_the_key_does_not_open_are_never_sent() {
 fn what_an_abandoned_append_left_is_taken_from_the_file_it_was_sent_to_again() {
     let mut rig = Rig::new();
     rig.batches(2);
+    rig.lives = false;
     rig.disk.inject(DiskFault::FailedSync);
     let before = rig.sequencer.durable();
     rig.batches(1);
@@ -393,6 +403,29 @@ fn after_any_crash_everything_that_was_durable_is_there() {
             assert_eq!(unlocked.state, durable, "seed {seed}");
         }
         assert_eq!(rig.dir.owner().expect("readable"), Some(owner()));
+    }
+}
+
+#[test]
+fn what_recovery_calls_durable_survives_the_next_power_cut() {
+    for seed in 0..200 {
+        let mut rig = Rig::new();
+        rig.chance = SeededChance::new(seed);
+        rig.batches(2);
+        let batch = rig.maker.writes(2, &mut rig.chance).0;
+        let dispatch = rig.sequencer.accept(batch, Duration::ZERO, Timestamp(0), &mut rig.chance).expect("it follows");
+        seal(&key(), &dispatch).into_iter().for_each(|item| assert!(rig.sequencer.sealed(dispatch.batch, item)));
+        let job = rig.sequencer.take_append().expect("sealed");
+        rig.append(&job).expect("room");
+        if seed % 2 == 0 {
+            rig.disk.inject(DiskFault::FailedSync);
+            rig.file.as_mut().expect("open").sync().expect_err("injected");
+        }
+        // The process is killed here; the page cache stays.
+        let recovered = rig.unlock();
+        assert_eq!(recovered.state.last_lsn, job.last, "all of it is in the page cache");
+        rig.disk.crash(&mut rig.chance);
+        assert_eq!(rig.unlock().state, recovered.state, "seed {seed}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::record::{DiskInfo, Mark, MarkKind, Record, RecordAt};
 use crate::section::SectionBuilder;
 use crate::vault::crypto::DataKey;
 use crate::vault::segment::{FrameSealer, SealedItem};
+use crate::vault::state::LogState;
 
 /// Size of a block of the made disks, and of every write to them, in bytes.
 pub const BLOCK_BYTES: u64 = 512;
@@ -65,6 +66,21 @@ impl Maker {
             records.extend(self.disks().into_iter().map(Record::DiskAdded));
         }
         self.records(records)
+    }
+
+    /// Leaves the LSNs of a beginning free, for [`Maker::beginning`].
+    pub fn skip_beginning(&mut self) {
+        self.next = Lsn(self.next.0 + 1 + u64::from(self.disks));
+    }
+
+    /// The batch with which a life begins behind this log: the disks that the log does not know come along. It covers
+    /// the same LSNs whatever the log is.
+    pub fn beginning(&self, first: Lsn, id: IncarnationId, log: &LogState) -> Batch {
+        let unknown = self.disks().into_iter().filter(|info| !log.disks.contains_key(&info.disk));
+        let records = [Record::Incarnation { id, predecessor: log.incarnation }];
+        let records = records.into_iter().chain(unknown.map(Record::DiskAdded)).enumerate();
+        let records = records.map(|(n, record)| RecordAt { lsn: Lsn(first.0 + n as u64), record }).collect();
+        Batch { first, last: Lsn(first.0 + u64::from(self.disks)), sections: Vec::new(), records }
     }
 
     /// A batch of one record.

@@ -142,7 +142,8 @@ pub enum Effect {
     Adopted {
         /// The slot of the fence.
         fence: Slot,
-        /// As in [`Effect::SealFence`]: whose log state is the log's now, if not the tail's.
+        /// As in [`Effect::SealFence`]: whose log state is the log's now, if not the tail's. Everything up to that
+        /// state's last LSN is committed.
         state_of: Option<Slot>,
     },
     /// The segment is committed.
