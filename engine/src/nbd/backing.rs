@@ -1,6 +1,5 @@
-//! The disk beneath: a plain file or a block device, read and written in place.
-//!
-//! [`BackingDisk`] is what the capture splitter writes to and the scanner reads; [`FileExport`] serves one as it is.
+//! The disk beneath: a plain file or a block device, read and written in place. The capture splitter writes to it, the
+//! scanner reads it, and [`super::FileExport`] serves it as it is.
 //!
 //! Invariants: a writable disk is opened by one owner at a time (an advisory lock on a file, exclusive opening of a
 //! device). Once a sync has failed, the kernel may have dropped the pages and would call the next sync a success:
@@ -12,19 +11,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
-use parking_lot::{Condvar, Mutex};
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::export::{Export, ExportInfo, NbdError, Op, StatusExtent, ZeroFlags};
+use super::export::StatusExtent;
+use super::syncs::Syncs;
 
-/// Largest read or write that is done on a connection's own thread, in bytes. Chosen: a copy of 256 KiB into the page cache
-/// takes about 50 µs, what a hand-over to a worker costs under load; doubled, small requests behind it wait longer.
-const QUICK_BYTES_MAX: u32 = 256 << 10;
 /// Zeroes written at a time where nothing faster exists, in bytes.
 const ZERO_PIECE_BYTES: usize = 256 << 10;
 
@@ -349,229 +343,5 @@ impl BackingDisk {
     }
 }
 
-/// Syncs shared by all who wait: each caller is covered by one that starts after its call.
-#[derive(Debug, Default)]
-struct Syncs {
-    state: Mutex<SyncState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct SyncState {
-    running: bool,
-    started: u64,
-    finished: u64,
-    /// The first failure; nothing after it can be called stable.
-    failed: Option<String>,
-}
-
-impl SyncState {
-    fn check(&self) -> io::Result<()> {
-        match &self.failed {
-            None => Ok(()),
-            Some(why) => Err(io::Error::other(format!("an earlier sync failed ({why}): the disk must be opened anew"))),
-        }
-    }
-}
-
-impl Syncs {
-    fn check(&self) -> io::Result<()> {
-        self.state.lock().check()
-    }
-
-    fn fail(&self, error: io::Error) -> io::Error {
-        self.state.lock().failed.get_or_insert_with(|| error.to_string());
-        error
-    }
-
-    fn run(&self, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        let mut state = self.state.lock();
-        let wanted = state.started + 1;
-        loop {
-            state.check()?;
-            if state.finished >= wanted {
-                return Ok(());
-            }
-            if state.running {
-                self.changed.wait(&mut state);
-                continue;
-            }
-            state.running = true;
-            state.started += 1;
-            let mine = state.started;
-            drop(state);
-            let result = sync();
-            state = self.state.lock();
-            state.running = false;
-            match &result {
-                Ok(()) => state.finished = mine,
-                Err(error) => {
-                    state.failed.get_or_insert_with(|| error.to_string());
-                }
-            }
-            self.changed.notify_all();
-            result?;
-        }
-    }
-}
-
-/// A backing disk served as it is, without capture.
-#[derive(Debug)]
-pub struct FileExport {
-    info: ExportInfo,
-    disk: Arc<BackingDisk>,
-}
-
-impl FileExport {
-    /// Serves `disk` under `name`.
-    pub fn new(name: impl Into<String>, disk: Arc<BackingDisk>) -> Self {
-        let info = if disk.is_read_only() {
-            ExportInfo::read_only(name, disk.size_bytes(), disk.sector_bytes())
-        } else {
-            ExportInfo::full(name, disk.size_bytes(), disk.sector_bytes())
-        };
-        Self { info, disk }
-    }
-
-    fn settle(&self, fua: bool) -> Result<(), NbdError> {
-        if fua { self.flush() } else { Ok(()) }
-    }
-}
-
-impl Export for FileExport {
-    fn info(&self) -> ExportInfo {
-        self.info.clone()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), NbdError> {
-        Ok(self.disk.read(offset, out)?)
-    }
-
-    fn read_now(&self, offset: u64, out: &mut [u8]) -> bool {
-        self.disk.read_now(offset, out)
-    }
-
-    fn write(&self, offset: u64, data: Bytes, fua: bool) -> Result<(), NbdError> {
-        let write = if fua { BackingDisk::write_stable } else { BackingDisk::write };
-        Ok(write(&self.disk, offset, &data)?)
-    }
-
-    fn flush(&self) -> Result<(), NbdError> {
-        Ok(self.disk.sync()?)
-    }
-
-    fn trim(&self, offset: u64, len: u32, fua: bool) -> Result<(), NbdError> {
-        self.disk.trim(offset, len.into())?;
-        self.settle(fua)
-    }
-
-    fn write_zeroes(&self, offset: u64, len: u32, flags: ZeroFlags) -> Result<(), NbdError> {
-        self.disk.zero(offset, len.into(), flags.no_hole, flags.fast).map_err(|error| match error.kind() {
-            io::ErrorKind::Unsupported => NbdError::NotSupported(error.to_string()),
-            _ => error.into(),
-        })?;
-        self.settle(flags.fua)
-    }
-
-    fn block_status(&self, offset: u64, len: u32, max_extents: usize) -> Result<Vec<StatusExtent>, NbdError> {
-        Ok(self.disk.extents(offset, len.into(), max_extents)?)
-    }
-
-    fn is_quick(&self, op: &Op) -> bool {
-        matches!(op, Op::Write { len, fua: false, .. } if *len <= QUICK_BYTES_MAX)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn disk_of(size_bytes: u64) -> (tempfile::TempDir, PathBuf, BackingDisk) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("disk.img");
-        File::create(&path).and_then(|file| file.set_len(size_bytes)).expect("a file");
-        let disk = BackingDisk::open(&path, BackingOptions::default()).expect("opens");
-        (dir, path, disk)
-    }
-
-    #[test]
-    fn what_is_written_reads_back_and_what_is_trimmed_or_zeroed_reads_as_zeroes() {
-        let (_dir, _, disk) = disk_of(1 << 20);
-        disk.write(0, &[7; 65536]).expect("writes");
-        disk.write_stable(65536, &[8; 4096]).expect("writes");
-        disk.sync().expect("syncs");
-        assert!(disk.trim(4096, 4096).expect("trims"));
-        disk.zero(16384, 8192, true, false).expect("zeroes");
-        disk.zero(32768, 512, false, false).expect("zeroes");
-        let mut out = vec![0; 69632];
-        disk.read(0, &mut out).expect("reads");
-        for (at, byte) in out.iter().enumerate() {
-            let expected = match at {
-                4096..8192 | 16384..24576 | 32768..33280 => 0,
-                65536.. => 8,
-                _ => 7,
-            };
-            assert_eq!(*byte, expected, "at {at}");
-        }
-        let mut cached = vec![0; 4096];
-        if disk.read_now(65536, &mut cached) {
-            assert_eq!(cached, [8; 4096]);
-        }
-        assert!(disk.read(1 << 20, &mut [0; 512]).is_err(), "nothing lies behind the end");
-    }
-
-    #[test]
-    fn extents_follow_each_other_and_holes_read_as_zeroes() {
-        let (_dir, _, disk) = disk_of(8 << 20);
-        disk.write(1 << 20, &vec![1; 1 << 20]).expect("writes");
-        disk.write(4 << 20, &[1; 4096]).expect("writes");
-        let extents = disk.extents(0, 8 << 20, 100).expect("tells");
-        let mut at = 0;
-        for extent in &extents {
-            assert!(extent.len > 0 && extent.len % 512 == 0);
-            assert_eq!(extent.hole, extent.zero);
-            let mut bytes = vec![1; extent.len as usize];
-            disk.read(at, &mut bytes).expect("reads");
-            assert!(!extent.zero || bytes.iter().all(|byte| *byte == 0), "at {at}");
-            at += extent.len;
-        }
-        assert_eq!(at, 8 << 20);
-        assert!(extents.iter().any(|extent| extent.hole), "ext4, xfs, btrfs and tmpfs all know holes: {extents:?}");
-        assert_eq!(disk.extents(0, 8 << 20, 1).expect("tells").len(), 1);
-        let inside = disk.extents((1 << 20) + 512, 512, 10).expect("tells");
-        assert_eq!(inside, [StatusExtent { len: 512, hole: false, zero: false }]);
-    }
-
-    #[test]
-    fn a_disk_has_one_writer_and_any_number_of_readers() {
-        let (_dir, path, disk) = disk_of(1 << 20);
-        assert!(matches!(BackingDisk::open(&path, BackingOptions::default()), Err(BackingError::InUse { .. })));
-        let reader = BackingDisk::open(&path, BackingOptions { read_only: true, ..Default::default() }).expect("opens");
-        assert!(reader.trim(0, 512).is_err() && reader.write(0, &[0; 512]).is_err());
-        assert_eq!(reader.identity().expect("known"), disk.identity().expect("known"));
-        drop(disk);
-        assert!(BackingDisk::open(&path, BackingOptions::default()).is_ok());
-    }
-
-    #[test]
-    fn a_size_that_is_no_multiple_of_the_sector_is_refused_with_the_remedy() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("odd.img");
-        std::fs::write(&path, vec![0; 6 * 512]).expect("a file");
-        let options = |sector| BackingOptions { sector_bytes: Some(sector), read_only: false };
-        let error = BackingDisk::open(&path, options(4096)).expect_err("refused").to_string();
-        assert!(error.contains("3072") && error.contains("4096"), "{error}");
-        assert!(BackingDisk::open(&path, options(512)).is_ok());
-        assert!(matches!(BackingDisk::open(&path, options(1024)), Err(BackingError::Sector { sector_bytes: 1024 })));
-        assert!(matches!(BackingDisk::open(dir.path(), options(512)), Err(BackingError::Kind { .. })));
-    }
-
-    #[test]
-    fn after_a_failed_sync_no_later_one_is_called_a_success() {
-        let syncs = Syncs::default();
-        syncs.run(|| Ok(())).expect("works at first");
-        assert!(syncs.run(|| Err(Errno::IO.into())).is_err());
-        let later = syncs.run(|| Ok(())).expect_err("stays failed").to_string();
-        assert!(later.contains("opened anew"), "{later}");
-    }
-}
+mod tests;

@@ -19,16 +19,19 @@ pub mod backing;
 pub mod client;
 mod connection;
 pub mod export;
+mod file;
 mod handshake;
 mod outbox;
 mod proto;
 mod request;
 pub mod server;
 mod socket;
+mod syncs;
 
-pub use backing::{BackingDisk, BackingError, BackingIdentity, BackingOptions, FileExport};
+pub use backing::{BackingDisk, BackingError, BackingIdentity, BackingOptions};
 pub use client::{ClientError, ClientOptions, NbdClient, NbdUri};
 pub use export::{Export, ExportInfo, NbdError, Op, StatusExtent, ZeroFlags};
+pub use file::FileExport;
 pub use server::{BindError, NbdServer, ServerOptions};
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::*;
 use crate::nbd::{BackingDisk, BackingOptions, Export, FileExport, NbdServer, ServerOptions};
 use crate::oracle::check::{Bounds, Subject, check};
 use crate::oracle::image::DiskImage;
+use crate::oracle::journal::Event;
 
 struct Rig {
     dir: tempfile::TempDir,
