@@ -17,6 +17,7 @@ pub mod health;
 pub mod ledger;
 pub mod live;
 pub mod membership;
+pub mod node;
 pub mod plane;
 pub mod secret_file;
 pub mod server;

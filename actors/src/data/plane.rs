@@ -217,8 +217,17 @@ impl DataPlane {
     pub async fn execute(&self, command: Command) -> Result<CommandResult, Refusal> {
         match command {
             Command::Assign(assignment) => {
-                let adopted = self.ask(AssignMachine { assignment, within: ADOPT_MAX }).await??;
-                Ok(CommandResult::Assigned { committed: adopted.committed, next_slot: adopted.next_slot })
+                let epoch = assignment.epoch;
+                match self.ask(AssignMachine { assignment, within: ADOPT_MAX }).await? {
+                    Ok(adopted) => {
+                        Ok(CommandResult::Assigned { committed: adopted.committed, next_slot: adopted.next_slot })
+                    }
+                    Err(DataError::StaleEpoch { newest, .. }) => {
+                        Ok(CommandResult::AssignStale { highest: newest.epoch })
+                    }
+                    Err(DataError::CacheLost(_)) => Ok(CommandResult::AssignStale { highest: epoch }),
+                    Err(error) => Err(error.into()),
+                }
             }
             Command::Release { machine, epoch, within_ms } => {
                 let within = Duration::from_millis(within_ms);
@@ -317,8 +326,9 @@ async fn go_on_with_owned(wiring: &Arc<Wiring>, ledger: &Arc<Ledger>) -> io::Res
 
 fn machine_report(status: &MachineStatus) -> MachineReport {
     let state = match status.phase {
-        MachinePhase::Opening | MachinePhase::Adopting => MachineState::Adopting,
-        MachinePhase::Locked => MachineState::AgentAway,
+        MachinePhase::Opening => MachineState::Opening,
+        MachinePhase::Adopting => MachineState::Adopting,
+        MachinePhase::Locked => MachineState::Locked,
         MachinePhase::Ready if status.session.is_none() => MachineState::AgentAway,
         MachinePhase::Ready => MachineState::Replicating,
         MachinePhase::Releasing => MachineState::Releasing,

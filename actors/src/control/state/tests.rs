@@ -83,12 +83,13 @@ async fn a_directory_in_use_is_refused() {
 async fn many_commits_at_once_are_all_there() {
     let dir = tempfile::tempdir().expect("temp dir");
     let store = Arc::new(open(dir.path()).0);
-    let commits = (0..300).map(|n| {
+    let mut commits = tokio::task::JoinSet::new();
+    for n in 0..300 {
         let store = store.clone();
-        tokio::spawn(async move { store.commit(one(&format!("k/{n:03}"), &[1; 100])).await })
-    });
-    for commit in commits.collect::<Vec<_>>() {
-        commit.await.expect("ran").expect("commits");
+        commits.spawn(async move { store.commit(one(&format!("k/{n:03}"), &[1; 100])).await });
+    }
+    while let Some(commit) = commits.join_next().await {
+        commit.expect("ran").expect("commits");
     }
     assert_eq!(store.load().await.expect("loads").len(), 300);
 }

@@ -13,12 +13,7 @@ async fn panics_in_orchestrator_link_and_job_are_healed_and_the_move_is_done() {
     let (mut owner, mut target, mut epoch) = (one.id, two.id, 1);
     for kind in [ActorKind::Job, ActorKind::ProcessServerLink, ActorKind::Orchestrator] {
         connected(&plane, &[one.id, two.id]).await;
-        let begun = loop {
-            match plane.begin_move(&operator(), machine.id, target).await {
-                Ok(begun) => break begun,
-                Err(fault) => panic!("{kind:?}: {fault}"),
-            }
-        };
+        let begun = plane.begin_move(&operator(), machine.id, target).await.expect("begun");
         installation.chaos.arm(kind, None).expect("enabled");
         let job = installation.over(begun.job.id).await;
         until("the panic has gone off", || (installation.chaos.waiting() == 0).then_some(())).await;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod healing;
 mod moving;
+mod real_nodes;
 mod serving;
 
 use std::collections::BTreeMap;
@@ -372,6 +373,7 @@ struct Machine {
 
 impl Machine {
     /// Opens a control session as its agent.
+    #[expect(clippy::disallowed_methods, reason = "an agent is no actor; its task ends with its handle")]
     fn agent(&self, life: u64) -> Agent {
         let connect = Arc::new(TlsConnect::as_member(&self.identity).expect("a client"));
         let hello = move || Hello {
@@ -423,7 +425,7 @@ impl Agent {
     /// Asks until the answer is an assignment under at least `epoch`.
     async fn assigned(&mut self, epoch: Epoch) -> Assignment {
         loop {
-            drop(self.handle.say(FromMember::Where));
+            let _ = self.handle.say(FromMember::Where);
             let told = tokio::time::timeout(Duration::from_millis(300), self.events.recv()).await;
             let Ok(Some(SessionEvent::Message(ToMember::Assigned(told) | ToMember::Redirect(told)))) = told else {
                 continue;
