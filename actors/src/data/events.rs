@@ -152,7 +152,6 @@ impl IssueCode {
             Self::CacheThrottled => "cache_throttled",
             Self::CacheFull => "cache_full",
             Self::RestartStorm => "restart_storm",
-            Self::Restarted => "restarted",
             Self::Unsealable => "unsealable",
         }
     }

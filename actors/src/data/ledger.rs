@@ -20,24 +20,56 @@ use crate::supervise::Lane;
 
 /// A machine's data key, as soon as somebody brings it. In memory only.
 #[derive(Clone, Default)]
-pub(super) struct KeyCell(Arc<Mutex<Option<DataKey>>>);
+pub(super) struct KeyCell(Arc<Mutex<Option<HeldKey>>>);
+
+struct HeldKey {
+    key: DataKey,
+    /// It came with the assignment, or has opened the log: no other is taken.
+    proven: bool,
+}
 
 impl KeyCell {
     pub(super) fn get(&self) -> Option<DataKey> {
-        self.0.lock().clone()
+        self.0.lock().as_ref().map(|held| held.key.clone())
     }
 
-    /// Takes a key. One that is there already stays: the log was sealed under it, and another could only do harm.
+    /// Takes a key that came with the assignment.
+    pub(super) fn assign(&self, key: &DataKey) -> KeyOffer {
+        self.put(key, true)
+    }
+
+    /// Takes a key that an agent brought.
     pub(super) fn offer(&self, key: &DataKey) -> KeyOffer {
+        self.put(key, false)
+    }
+
+    /// One that is there already stays: the log is sealed under it, and another could only do harm.
+    fn put(&self, key: &DataKey, proven: bool) -> KeyOffer {
         let mut held = self.0.lock();
-        match &*held {
-            Some(known) if known.as_bytes() == key.as_bytes() => KeyOffer::Known,
-            Some(_) => KeyOffer::Differs,
-            None => {
-                *held = Some(key.clone());
+        match held.as_mut() {
+            Some(known) if known.key.as_bytes() == key.as_bytes() => {
+                known.proven |= proven;
+                KeyOffer::Known
+            }
+            Some(known) if known.proven || !proven => KeyOffer::Differs,
+            _ => {
+                *held = Some(HeldKey { key: key.clone(), proven });
                 KeyOffer::Taken
             }
         }
+    }
+
+    /// The key has opened the log.
+    pub(super) fn is_proven(&self) {
+        if let Some(held) = self.0.lock().as_mut() {
+            held.proven = true;
+        }
+    }
+
+    /// The key does not open the log: gives it up, unless it did before.
+    pub(super) fn withdraw(&self) -> bool {
+        let mut held = self.0.lock();
+        held.take_if(|held| !held.proven).is_some()
     }
 }
 
@@ -77,7 +109,7 @@ impl MachineSpec {
     ) -> Self {
         let cell = KeyCell::default();
         if let Some(key) = key {
-            cell.offer(key);
+            cell.assign(key);
         }
         let (append_lane, footer_lane) = ledger.lanes(machine);
         Self {

@@ -57,8 +57,6 @@ pub enum IssueCode {
     CacheFull,
     /// An actor keeps failing.
     RestartStorm,
-    /// An actor was restarted lately.
-    Restarted,
     /// Nothing could be sealed of what the agent sent.
     Unsealable,
 }

@@ -168,6 +168,19 @@ impl Handler<ResumeChild> for Root {
 }
 
 #[derive(Message)]
+#[rtype(result = "()")]
+struct Replace(u32, Arc<Durable>);
+
+impl Handler<Replace> for Root {
+    type Result = ();
+
+    fn handle(&mut self, msg: Replace, ctx: &mut Self::Context) {
+        self.volumes.dismiss(&msg.0);
+        Warden::admit(self, msg.0, msg.1, ctx);
+    }
+}
+
+#[derive(Message)]
 #[rtype(result = "Retirement")]
 struct RetireChild(u32, Duration);
 
@@ -321,6 +334,21 @@ async fn a_parent_that_ends_leaves_no_orphans() {
     rig.end.abort();
     until("the child is gone", || !child.connected()).await;
     assert!(child.send(Do::Look).await.is_err());
+}
+
+#[actix::test]
+async fn the_end_of_a_dismissed_child_is_not_taken_for_that_of_its_namesake() {
+    let rig = Rig::new(Placement::WithParent);
+    rig.admit(1);
+    let (old, _) = rig.locate(1, 0).await;
+    let durable = Arc::new(Durable::default());
+    rig.root.send(Replace(1, durable.clone())).await.unwrap();
+    until("the old child is gone", || !old.connected()).await;
+    let (new, incarnation) = rig.locate(1, 0).await;
+    assert_eq!(incarnation, 1);
+    new.send(Do::Write(1)).await.unwrap();
+    assert_eq!(rig.losses.lock().len(), 0, "the parent heard of no loss: {:?}", rig.losses.lock());
+    assert_eq!(durable.born.lock().len(), 1, "it lives once");
 }
 
 #[actix::test]

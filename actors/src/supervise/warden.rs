@@ -77,13 +77,16 @@ pub enum Loss {
 #[rtype(result = "()")]
 pub struct Ended<W: Ward> {
     child: W::Id,
-    incarnation: u64,
+    life: u64,
     ending: Ending,
 }
 
 struct Cell<W: Ward> {
     spec: W::Spec,
     incarnation: u64,
+    /// The number of the present life among all lives of the warden: a child that was dismissed and admitted again
+    /// counts its incarnations anew, and the end of its former life must not be taken for that of the new one.
+    number: u64,
     life: Option<(Addr<W>, Abort)>,
     restarts: Vec<Instant>,
     vitals: Arc<Vitals>,
@@ -109,12 +112,14 @@ pub struct Warden<W: Ward> {
     cells: BTreeMap<W::Id, Cell<W>>,
     due: BTreeSet<(Instant, W::Id)>,
     timer: Option<SpawnHandle>,
+    /// How many lives were begun.
+    begun: u64,
 }
 
 impl<W: Ward> Warden<W> {
     /// Without children yet.
     pub fn new(log: Logger, placement: Placement, policy: RestartPolicy) -> Self {
-        Self { log, placement, policy, cells: BTreeMap::new(), due: BTreeSet::new(), timer: None }
+        Self { log, placement, policy, cells: BTreeMap::new(), due: BTreeSet::new(), timer: None, begun: 0 }
     }
 
     /// The present life of a child.
@@ -198,7 +203,7 @@ impl<W: Ward> Warden<W> {
     }
 
     fn ended(&mut self, ended: &Ended<W>) -> Option<Loss> {
-        let cell = self.cells.get_mut(&ended.child).filter(|cell| cell.incarnation == ended.incarnation)?;
+        let cell = self.cells.get_mut(&ended.child).filter(|cell| cell.number == ended.life)?;
         cell.life = None;
         let ending = ended.ending.clone();
         if cell.leaving || ending == Ending::Finished {
@@ -271,6 +276,7 @@ impl<W: Ward> Warden<W> {
         let cell = Cell {
             spec,
             incarnation: 0,
+            number: 0,
             life: None,
             restarts: Vec::new(),
             vitals: Arc::default(),
@@ -301,9 +307,11 @@ fn start_child<P: Parent<W>, W: Ward>(parent: &mut P, child: &W::Id, ctx: &mut C
     let warden = parent.warden();
     let Some(cell) = warden.cells.get_mut(child) else { return };
     cell.incarnation += 1;
-    let incarnation = cell.incarnation;
+    warden.begun += 1;
+    cell.number = warden.begun;
+    let (incarnation, number) = (cell.incarnation, cell.number);
     let Some(arbiter) = warden.placement.choose(child) else {
-        let ended = Ended { child: child.clone(), incarnation, ending: Ending::ArbiterLost };
+        let ended = Ended { child: child.clone(), life: number, ending: Ending::ArbiterLost };
         return on_ended::<P, W>(parent, &ended, ctx);
     };
     cell.seen = (cell.vitals.progress(), Instant::now());
@@ -315,7 +323,7 @@ fn start_child<P: Parent<W>, W: Ward>(parent: &mut P, child: &W::Id, ctx: &mut C
     let name = child.clone();
     let tell = move |ending| {
         if let Some(home) = home.upgrade() {
-            home.do_send(Ended { child: name, incarnation, ending });
+            home.do_send(Ended { child: name, life: number, ending });
         }
     };
     let (addr, abort) = start_watched(&arbiter, move |ctx| W::revive(spec, life, ctx), tell);

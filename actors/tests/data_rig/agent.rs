@@ -26,6 +26,9 @@ use tokio::task::JoinSet;
 
 use super::{TIMELINE, key, machine, until};
 
+/// What an agent holds before it writes no more: its own budget.
+const HELD_BYTES_MAX: usize = 16 << 20;
+
 /// What the disks held at a mark.
 #[derive(Clone)]
 pub struct Taken {
@@ -184,17 +187,18 @@ impl Agent {
     pub async fn load(&self, enough: impl Fn(&Self) -> bool) -> Lsn {
         let mut last = Lsn::ZERO;
         let mut batches = 0;
+        let began = Instant::now();
         while !enough(self) {
+            assert!(began.elapsed() < 4 * super::PATIENCE, "the load never ends: {:?}", self.trouble());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            if self.held_bytes() > HELD_BYTES_MAX {
+                continue;
+            }
             last = self.write(4);
             batches += 1;
             if batches % 10 == 0 {
                 last = self.mark(MarkKind::Crash);
             }
-            let began = Instant::now();
-            while self.held_bytes() > 2 << 20 && began.elapsed() < super::PATIENCE {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         last
     }

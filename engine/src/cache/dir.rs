@@ -83,12 +83,14 @@ impl CacheDir {
     /// # Errors
     /// When a newer owner, or another writer of the same epoch, has the directory; when the disk fails.
     pub fn claim(&self, owner: Owner) -> Result<(), CacheError> {
-        match self.owner()? {
-            Some(current) if current == owner => return Ok(()),
-            Some(current) if current.epoch >= owner.epoch => {
+        match self.owner() {
+            Ok(Some(current)) if current == owner => return Ok(()),
+            Ok(Some(current)) if current.epoch >= owner.epoch => {
                 return Err(CacheError::OwnedByOther { path: self.path.clone(), current, wanted: owner });
             }
-            _ => {}
+            // What the file said is lost; whether this owner may begin here, `may_continue` has told.
+            Ok(_) | Err(CacheError::OwnerDamaged { .. }) => {}
+            Err(error) => return Err(error),
         }
         self.put(&self.path.join(OWNER_ASIDE), &self.path.join(OWNER_NAME), encode_owner(owner))
     }

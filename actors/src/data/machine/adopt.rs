@@ -53,16 +53,21 @@ impl Machine {
             let look = move || {
                 let config = &spec.wiring.config;
                 let dir = CacheDir::open(config.io.clone(), &config.cache_dir, spec.machine, spec.timeline)?;
-                let owner = dir.owner()?;
+                // A damaged owner file is a lost one: this owner must not have written to the log before.
+                let owner = match dir.owner() {
+                    Err(CacheError::OwnerDamaged { .. }) => None,
+                    owner => owner?,
+                };
                 let recovered = recover(&dir, spec.owner)?;
                 Ok(Stock { dir, owner, recovered, unlocking: false })
             };
             turn.run(&wiring.file_pool, look).await
         };
         ctx.spawn(looking.into_actor(self).map(|stock: Done<Stock>, machine, ctx| {
-            let Some(stock) = machine.cache_did(stock, ctx) else { return };
-            machine.stock = Some(stock);
-            machine.key_is_here(ctx);
+            if let Some(stock) = machine.cache_did(stock, ctx) {
+                machine.stock = Some(stock);
+                machine.key_is_here(ctx);
+            }
         }));
     }
 
@@ -95,6 +100,7 @@ impl Machine {
                     machine.spec.board.raise(IssueCode::VaultAway, Severity::Critical, what, "Look at the vault.");
                     ctx.run_later(VAULT_PAUSE, Self::read_tail);
                 }
+                Err(WorkError::Damaged(text)) if machine.spec.key.withdraw() => machine.key_is_wrong(&text),
                 Err(WorkError::Damaged(text) | WorkError::Cache(text)) => machine.vault_is_damaged(text),
             }
         }));
@@ -102,6 +108,10 @@ impl Machine {
 
     /// Third step: whose log is it, and is the cache that this owner had still here?
     fn tail_is_read(&mut self, tail: &Tail, ctx: &mut Context<Self>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.spec.key.is_proven();
         self.spec.wiring.vault_answered(true);
         self.spec.board.clear(IssueCode::VaultAway);
         let (me, stock) = (self.spec.owner, self.stock.as_ref().expect("the cache is looked at first"));
@@ -122,7 +132,7 @@ impl Machine {
             turn.run(&pool, claim).await
         };
         ctx.spawn(claiming.into_actor(self).map(|claimed: Done<()>, machine, ctx| {
-            if machine.cache_did(claimed, ctx).is_some() {
+            if machine.cache_did(claimed, ctx).is_some() && machine.failed.is_none() {
                 machine.start_stream(ctx);
             }
         }));
@@ -160,7 +170,9 @@ impl Machine {
             turn.run(&pool, unlock).await
         };
         ctx.spawn(unlocking.into_actor(self).map(move |unlocked: Done<Unlocked>, machine, ctx| {
-            if let Some(unlocked) = machine.cache_did(unlocked, ctx) {
+            if let Some(unlocked) = machine.cache_did(unlocked, ctx)
+                && machine.failed.is_none()
+            {
                 machine.is_unlocked(unlocked, Book::new(committed), open.next_slot, ctx);
             }
         }));
@@ -184,7 +196,7 @@ impl Machine {
             "durable" => %writer.sequencer.durable(), "next_slot" => %next_slot);
         self.writer = Some(writer);
         self.set_phase(MachinePhase::Ready);
-        for code in [IssueCode::Restarted, IssueCode::RestartStorm, IssueCode::CacheFailed] {
+        for code in [IssueCode::RestartStorm, IssueCode::CacheFailed] {
             self.spec.board.clear(code);
         }
         self.spec.board.tell(DataEventKind::Adopted { owner, committed });
@@ -231,6 +243,15 @@ impl Machine {
                 None
             }
         }
+    }
+
+    /// The key that an agent brought does not open the log. Whoever has the right one may come.
+    fn key_is_wrong(&mut self, text: &str) {
+        warn!(self.log, "the key that an agent brought does not open the log"; "why" => text);
+        self.set_phase(MachinePhase::Locked);
+        let what = format!("the data key that the machine's agent brought does not open its log: {text}");
+        self.spec.board.raise(IssueCode::VaultLocked, Severity::Critical, what, "Enrol the machine again.");
+        self.refuse_those_who_wait("the data key that the agent brought does not open the machine's log");
     }
 
     fn cache_is_lost(&mut self, error: CacheError) {

@@ -17,7 +17,7 @@ use crate::data::upload::StreamStopped;
 use crate::data::{DataError, DataEventKind, IssueCode, MachinePhase};
 
 /// Time for what is cached to reach the vault when the process stops. What does not get there stays in the cache.
-const STOP_FLUSH_MAX: Duration = Duration::from_secs(6);
+const STOP_FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// Somebody waits until everything is in the vault, or the time is over.
 pub(super) struct Leaving {
@@ -113,10 +113,12 @@ impl Handler<ReleaseLog> for Machine {
         self.chaos();
         let told = self.leave(msg.within, ctx);
         Box::pin(async move { told.await.unwrap_or_default() }.into_actor(self).map(|(), machine, ctx| {
+            let released = machine.released();
             // What is not committed by now is sent again to the next owner: nothing may be uploaded behind its back.
             machine.streams.dismiss(&());
+            machine.failed.get_or_insert(DataError::NotOwner(machine.spec.machine));
             machine.forget_cache(ctx);
-            Ok(machine.released())
+            Ok(released)
         }))
     }
 }

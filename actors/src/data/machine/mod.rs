@@ -241,7 +241,10 @@ impl Parent<AgentSession> for Machine {
     /// A session is not restarted: it is given up at its first failure, which is no storm.
     fn child_lost(&mut self, session: &u64, loss: Loss, _: &mut Context<Self>) {
         let loss = match loss {
-            Loss::GaveUp { ending } => Loss::Restarting { ending, pause: Duration::ZERO },
+            Loss::GaveUp { ending } => {
+                self.agents.dismiss(session);
+                Loss::Restarting { ending, pause: Duration::ZERO }
+            }
             other => other,
         };
         self.spec.board.actor_lost(ActorKind::AgentSession, &loss);

@@ -166,6 +166,12 @@ impl Machine {
         }
     }
 
+    pub(super) fn refuse_those_who_wait(&mut self, why: &str) {
+        for waiting in std::mem::take(&mut self.sessions.waiting) {
+            self.refuse(waiting.session, Refusal::new(RefusalCode::VaultLocked, why));
+        }
+    }
+
     fn waited_long_enough(&mut self, session: u64) {
         let Some(at) = self.sessions.waiting.iter().position(|waiting| waiting.session == session) else { return };
         self.sessions.waiting.remove(at);

@@ -133,6 +133,7 @@ impl Machine {
                 Err(error) => {
                     let what = format!("what the agent sent cannot be sealed: {error}");
                     writer.sequencer.forget_waiting();
+                    writer.credits.clear();
                     self.spec.board.raise(
                         IssueCode::Unsealable,
                         Severity::Critical,

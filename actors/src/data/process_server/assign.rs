@@ -47,7 +47,7 @@ impl ProcessServer {
 
     /// The same assignment again: it may bring the key, and wakes a machine that was given up.
     fn same_again(&mut self, known: &MachineSpec, key: &DataKey, ctx: &mut Context<Self>) -> Result<(), DataError> {
-        if known.key.offer(key) == KeyOffer::Differs {
+        if known.key.assign(key) == KeyOffer::Differs {
             return Err(DataError::Locked(known.machine));
         }
         if let Some(machine) = self.machines.get(&known.machine) {
