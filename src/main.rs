@@ -48,6 +48,9 @@ enum Command {
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
+    /// Read a vault with nothing but the vault and one of its keys.
+    #[command(subcommand)]
+    Vault(commands::vault::VaultCommand),
 }
 
 impl Global {
@@ -81,9 +84,10 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Outcome {
     let loaded = settings::load(cli.global.config.as_deref(), &cli.global.flags())?;
     let level = logging::level(&loaded.settings.log.level).map_err(exit::Failure::usage)?;
-    let (_logger, _guard) = logging::start(loaded.settings.log.format, level);
+    let (logger, _guard) = logging::start(loaded.settings.log.format, level);
     match &cli.command {
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
+        Command::Vault(command) => commands::vault::run(command, &logger),
     }
 }

@@ -2,3 +2,4 @@
 
 pub(crate) mod chaos;
 pub(crate) mod config;
+pub(crate) mod vault;

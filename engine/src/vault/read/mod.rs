@@ -29,7 +29,7 @@ pub mod verify;
 pub mod volume;
 pub mod windows;
 
-#[cfg(test)]
-pub(crate) mod test_log;
+#[cfg(any(test, feature = "testing"))]
+pub mod test_log;
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,9 @@ pub struct RecoveryPoint {
     pub captured_at: Timestamp,
     /// The disks that have no gap there; never empty.
     pub disks: Vec<DiskNo>,
+    /// Disks that the machine had there and that the point does not cover, for they have a gap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_gap: Vec<DiskNo>,
     /// Members of a group mark: it is a point of the group only where each member's log has it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<MachineId>,
@@ -210,7 +213,7 @@ impl History {
     }
 
     fn point(&self, seen: &SeenMark) -> Option<RecoveryPoint> {
-        let disks: Vec<_> = seen.disks.iter().copied().filter(|disk| !self.in_gap(*disk, seen.lsn)).collect();
+        let (in_gap, disks): (Vec<_>, Vec<_>) = seen.disks.iter().partition(|disk| self.in_gap(**disk, seen.lsn));
         let mark = &seen.mark;
         (!disks.is_empty()).then(|| RecoveryPoint {
             id: mark.id,
@@ -218,6 +221,7 @@ impl History {
             kind: mark.kind,
             captured_at: mark.captured_at,
             disks,
+            in_gap,
             members: mark.members.clone(),
             label: mark.label.clone(),
             timeline: seen.place.0,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::points::{History, RecoveryPoint};
+use super::points::RecoveryPoint;
+use super::timeline::TimelineReader;
 use crate::ids::{DiskNo, MarkId, Timestamp};
 
 /// Which point is meant.
@@ -52,15 +53,19 @@ impl fmt::Display for PointSelector {
 }
 
 impl PointSelector {
-    /// The point that is meant, among those that cover all of `disks`.
-    pub fn choose(&self, history: &History, disks: &[DiskNo]) -> Option<RecoveryPoint> {
-        let covers = |point: &RecoveryPoint| disks.iter().all(|disk| point.disks.contains(disk));
-        let meant = |point: &RecoveryPoint| match self {
-            Self::Latest => true,
-            Self::Id(id) => point.id == *id,
-            Self::At(time) => point.captured_at <= *time,
-        };
-        history.newest(None).find(|point| meant(point) && covers(point))
+    /// The point that is meant: the newest that covers all of `disks`. Where none are named, one named by its id is
+    /// taken as it is, and any other must cover every disk that the machine had there.
+    pub fn choose(&self, reader: &TimelineReader, disks: &[DiskNo]) -> Option<RecoveryPoint> {
+        reader.find(|point| {
+            let named = match self {
+                Self::Latest => true,
+                Self::Id(id) => point.id == *id,
+                Self::At(time) => point.captured_at <= *time,
+            };
+            let any_cover = disks.is_empty() && (point.in_gap.is_empty() || matches!(self, Self::Id(_)));
+            let covers = disks.iter().all(|disk| point.disks.contains(disk));
+            named && covers && (any_cover || !disks.is_empty())
+        })
     }
 }
 

@@ -30,13 +30,14 @@ use crate::vault::store::memory::MemoryStore;
 use crate::vault::store::{ObjectStore, PutOutcome};
 
 /// The passphrase of test vaults.
-pub(crate) const PASSPHRASE: &str = "correct horse battery";
+pub const PASSPHRASE: &str = "correct horse battery";
 
 /// Seeded chance.
-pub(crate) struct Seeded(pub(crate) SmallRng);
+pub struct Seeded(pub SmallRng);
 
 impl Seeded {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
         Self(SmallRng::seed_from_u64(seed))
     }
 }
@@ -49,11 +50,15 @@ impl Chance for Seeded {
 
 /// A mark and what every disk held there.
 #[derive(Debug, Clone)]
-pub(crate) struct Taken {
-    pub(crate) id: MarkId,
-    pub(crate) lsn: Lsn,
-    pub(crate) slot: Slot,
-    pub(crate) disks: BTreeMap<DiskNo, Vec<u8>>,
+pub struct Taken {
+    /// The mark.
+    pub id: MarkId,
+    /// Its place.
+    pub lsn: Lsn,
+    /// The slot that it will lie in.
+    pub slot: Slot,
+    /// The disks' bytes.
+    pub disks: BTreeMap<DiskNo, Vec<u8>>,
 }
 
 struct OpenSegment {
@@ -65,19 +70,31 @@ struct OpenSegment {
 }
 
 /// A log in the making.
-pub(crate) struct TestLog {
-    pub(crate) store: Arc<MemoryStore>,
-    pub(crate) key: DataKey,
-    pub(crate) machine: MachineId,
-    pub(crate) timeline: TimelineId,
-    pub(crate) epoch: Epoch,
-    pub(crate) writer: WriterId,
-    pub(crate) chain: Chain,
-    pub(crate) state: LogState,
-    pub(crate) models: BTreeMap<DiskNo, Vec<u8>>,
-    pub(crate) taken: Vec<Taken>,
-    pub(crate) chance: Seeded,
-    pub(crate) lsn: u64,
+pub struct TestLog {
+    /// Where it lies.
+    pub store: Arc<MemoryStore>,
+    /// The machine's data key.
+    pub key: DataKey,
+    /// The machine.
+    pub machine: MachineId,
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// The owner.
+    pub writer: WriterId,
+    /// The log's end.
+    pub chain: Chain,
+    /// What the log says so far, whole batches only.
+    pub state: LogState,
+    /// The disks as they are now.
+    pub models: BTreeMap<DiskNo, Vec<u8>>,
+    /// The marks so far.
+    pub taken: Vec<Taken>,
+    /// Where salts and ids come from.
+    pub chance: Seeded,
+    /// The last LSN that was given.
+    pub lsn: u64,
     batch_first: u64,
     sections: BTreeMap<DiskNo, SectionBuilder>,
     records: Vec<RecordAt>,
@@ -86,7 +103,7 @@ pub(crate) struct TestLog {
 
 impl TestLog {
     /// A log whose disks have these sizes and are in order from the start.
-    pub(crate) async fn new(sizes: &[u64]) -> Self {
+    pub async fn new(sizes: &[u64]) -> Self {
         let mut log = Self::bare(Arc::new(MemoryStore::new()), MachineId([0xa1; 16]), TimelineId([0x71; 8]));
         log.control(Control::Fence).await;
         log.record(Record::Incarnation { id: IncarnationId([1; 16]), predecessor: None });
@@ -96,7 +113,8 @@ impl TestLog {
         log
     }
 
-    pub(crate) fn bare(store: Arc<MemoryStore>, machine: MachineId, timeline: TimelineId) -> Self {
+    /// An empty log: no fence, no disks.
+    pub fn bare(store: Arc<MemoryStore>, machine: MachineId, timeline: TimelineId) -> Self {
         let mut chance = Seeded::new(7);
         Self {
             store,
@@ -118,25 +136,29 @@ impl TestLog {
         }
     }
 
-    pub(crate) fn add_disk(&mut self, disk: u16, size_bytes: u64) {
+    /// Adds a disk that is in order at once.
+    pub fn add_disk(&mut self, disk: u16, size_bytes: u64) {
         let name = format!("disk {disk}");
         self.record(Record::DiskAdded(DiskInfo { disk: DiskNo(disk), name, size_bytes, sector_bytes: 512 }));
         self.record(Record::GapClosed { disk: DiskNo(disk) });
         self.models.insert(DiskNo(disk), vec![0; size_bytes as usize]);
     }
 
-    pub(crate) fn record(&mut self, record: Record) -> Lsn {
+    /// Puts a record.
+    pub fn record(&mut self, record: Record) -> Lsn {
         self.lsn += 1;
         self.records.push(RecordAt { lsn: Lsn(self.lsn), record });
         Lsn(self.lsn)
     }
 
-    pub(crate) fn resize(&mut self, disk: u16, size_bytes: u64) {
+    /// Changes a disk's size.
+    pub fn resize(&mut self, disk: u16, size_bytes: u64) {
         self.record(Record::DiskResized { disk: DiskNo(disk), size_bytes });
         self.models.get_mut(&DiskNo(disk)).expect("the disk is there").resize(size_bytes as usize, 0);
     }
 
-    pub(crate) fn write(&mut self, disk: u16, offset: u64, data: &[u8]) {
+    /// Writes data.
+    pub fn write(&mut self, disk: u16, offset: u64, data: &[u8]) {
         self.lsn += 1;
         let sums = digests(&self.key.digest_key(), offset, data);
         let section = self.sections.entry(DiskNo(disk)).or_default();
@@ -145,7 +167,8 @@ impl TestLog {
         model[offset as usize..][..data.len()].copy_from_slice(data);
     }
 
-    pub(crate) fn fill(&mut self, disk: u16, offset: u64, len: u32, kind: WriteKind) {
+    /// Writes zeroes, or undefined bytes.
+    pub fn fill(&mut self, disk: u16, offset: u64, len: u32, kind: WriteKind) {
         self.lsn += 1;
         self.sections.entry(DiskNo(disk)).or_default().fill(Lsn(self.lsn), offset, len, kind);
         let model = self.models.get_mut(&DiskNo(disk)).expect("the disk is there");
@@ -153,7 +176,7 @@ impl TestLog {
     }
 
     /// Takes a mark; remembers what the disks hold there.
-    pub(crate) fn mark(&mut self) -> MarkId {
+    pub fn mark(&mut self) -> MarkId {
         let id = MarkId::draw(&mut self.chance);
         let captured_at = Timestamp(self.lsn as i64 * 1_000_000);
         let mark = Mark { id, kind: MarkKind::Crash, captured_at, members: vec![], label: String::new() };
@@ -163,7 +186,7 @@ impl TestLog {
     }
 
     /// Ends the batch.
-    pub(crate) fn end_batch(&mut self) {
+    pub fn end_batch(&mut self) {
         let (first, last) = (Lsn(self.batch_first), Lsn(self.lsn));
         if last < first {
             return;
@@ -208,7 +231,7 @@ impl TestLog {
     }
 
     /// Ends batch and segment, and fills the next slot with it.
-    pub(crate) async fn end_segment(&mut self) -> Slot {
+    pub async fn end_segment(&mut self) -> Slot {
         self.end_batch();
         let segment = self.segment.take().expect("the segment holds a batch");
         let place = FooterPlace { slot: self.chain.next, previous: self.chain.previous };
@@ -221,7 +244,7 @@ impl TestLog {
     }
 
     /// Fills the next slot with a fence or a branch.
-    pub(crate) async fn control(&mut self, control: Control) -> Slot {
+    pub async fn control(&mut self, control: Control) -> Slot {
         let (identity, salt) = (self.identity(), Salt::draw(&mut self.chance));
         let place = FooterPlace { slot: self.chain.next, previous: self.chain.previous };
         let sealed = seal_control(&self.key, &identity, control, place, &self.state, salt, Timestamp(6));
@@ -242,12 +265,13 @@ impl TestLog {
         slot
     }
 
-    pub(crate) fn name(&self, slot: Slot) -> ObjectName {
+    /// The name of a slot's object.
+    pub fn name(&self, slot: Slot) -> ObjectName {
         ObjectName::log(self.machine, self.timeline, slot)
     }
 
     /// A child that begins at the newest mark of this log, which must be in a filled slot and the log's last entry.
-    pub(crate) async fn branch(&mut self, timeline: TimelineId) -> TestLog {
+    pub async fn branch(&mut self, timeline: TimelineId) -> TestLog {
         let taken = self.taken.last().expect("there is a mark").clone();
         assert_eq!(taken.lsn, self.state.last_lsn, "the branch begins at the log's end");
         let mut child = Self::bare(self.store.clone(), self.machine, timeline);
@@ -263,7 +287,7 @@ impl TestLog {
     }
 
     /// What the log needs around it to be a vault: key object, description, manifest. Gives the vault key.
-    pub(crate) async fn wrap_in_vault(&mut self, name: &str) -> VaultKey {
+    pub async fn wrap_in_vault(&mut self, name: &str) -> VaultKey {
         let key = VaultKey::from_bytes([0x5e; 32]);
         let mut keys = KeyObject::new(VaultId([0xfa; 16]), Timestamp(1));
         let cost = PassphraseCost::LEAST;
@@ -277,7 +301,7 @@ impl TestLog {
     }
 
     /// Writes a generation of the machine's description.
-    pub(crate) async fn describe(&mut self, key: &VaultKey, name: &str, generation: u64, timelines: &[TimelineId]) {
+    pub async fn describe(&mut self, key: &VaultKey, name: &str, generation: u64, timelines: &[TimelineId]) {
         let timeline = |id: &TimelineId| TimelineInfo { id: *id, parent: None, created_at: Timestamp(1) };
         let about = About {
             machine: self.machine,
@@ -296,15 +320,18 @@ impl TestLog {
         assert_eq!(outcome, PutOutcome::Created);
     }
 
-    pub(crate) async fn object(&self, name: &ObjectName) -> Bytes {
+    /// The bytes of an object.
+    pub async fn object(&self, name: &ObjectName) -> Bytes {
         self.store.get(name).await.expect("the object is there").0
     }
 
-    pub(crate) fn source(&self) -> LogSource {
+    /// The machine's logs, for a reader.
+    pub fn source(&self) -> LogSource {
         LogSource::new(self.store.clone(), self.machine, self.key.clone())
     }
 
-    pub(crate) async fn reader(&self) -> TimelineReader {
+    /// Reads the log.
+    pub async fn reader(&self) -> TimelineReader {
         TimelineReader::open(self.source(), self.timeline).await.expect("the store answers")
     }
 }

@@ -298,6 +298,11 @@ impl TimelineReader {
         PointPage { points, next }
     }
 
+    /// The newest point that `wanted` agrees to.
+    pub fn find(&self, wanted: impl Fn(&RecoveryPoint) -> bool) -> Option<RecoveryPoint> {
+        self.told().newest(None).find(wanted)
+    }
+
     /// The newest point.
     pub fn newest(&self) -> Option<RecoveryPoint> {
         self.told().newest(None).next()
@@ -320,6 +325,7 @@ fn lost_point((timeline, slot): (TimelineId, Slot), at: &RecordAt, state: &LogSt
         kind: mark.kind,
         captured_at: mark.captured_at,
         disks,
+        in_gap: Vec::new(),
         members: mark.members.clone(),
         label: mark.label.clone(),
         timeline,
