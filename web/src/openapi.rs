@@ -1,0 +1,71 @@
+//! The OpenAPI document, made from the same list that registers the routes.
+
+use std::sync::OnceLock;
+
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi as _};
+
+use crate::routes::Routes;
+
+/// Adds the bearer scheme.
+pub(crate) struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        components.add_security_scheme("token", scheme);
+    }
+}
+
+/// The document.
+pub fn document() -> &'static OpenApi {
+    static DOCUMENT: OnceLock<OpenApi> = OnceLock::new();
+    DOCUMENT.get_or_init(Routes::openapi)
+}
+
+/// Every route: method and path, as in the document.
+pub fn operations() -> Vec<(&'static str, &'static str)> {
+    let paths = document().paths.paths.iter();
+    let operations = paths.flat_map(|(path, item)| {
+        let methods = [
+            ("GET", item.get.is_some()),
+            ("POST", item.post.is_some()),
+            ("DELETE", item.delete.is_some()),
+            ("PUT", item.put.is_some()),
+            ("PATCH", item.patch.is_some()),
+        ];
+        methods.into_iter().filter(|(_, there)| *there).map(|(method, _)| (method, path.as_str()))
+    });
+    operations.collect()
+}
+
+/// The methods that the route at a request's path takes; none: there is no such route.
+pub(crate) fn methods_at(path: &str) -> Vec<String> {
+    let fits = |pattern: &str| {
+        let (mut parts, mut segments) = (pattern.split('/'), path.split('/'));
+        loop {
+            match (parts.next(), segments.next()) {
+                (None, None) => return true,
+                (Some(part), Some(segment)) if part == segment => {}
+                (Some(part), Some(segment)) if part.starts_with('{') && !segment.is_empty() => {}
+                _ => return false,
+            }
+        }
+    };
+    operations().into_iter().filter(|(_, pattern)| fits(pattern)).map(|(method, _)| method.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_knows_its_methods_and_a_stranger_has_none() {
+        assert_eq!(methods_at("/api/v1/machines"), ["GET"]);
+        assert_eq!(methods_at("/api/v1/machines/x/move"), ["POST"]);
+        assert_eq!(methods_at("/api/v1/machines/"), [""; 0]);
+        assert_eq!(methods_at("/api/v1/machine"), [""; 0]);
+    }
+}

@@ -1,0 +1,276 @@
+//! Machines: what is protected, how well, and by whom.
+
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpResponse, delete, get, post, web};
+use farshore_actors::control::fault::{Fault, FaultCode};
+use farshore_actors::control::ledger::records::AssignmentRecord;
+use farshore_actors::control::plane::ControlPlane;
+use farshore_actors::control::view::MachineView;
+use farshore_engine::control::messages::{AgentReport, MachineReport};
+use farshore_engine::ids::{MachineId, ProcessServerId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::auth::{Operator, Viewer};
+use crate::page::{LIMIT_MAX, Page, PageQuery};
+use crate::problem::{Problem, RequestFault};
+use crate::routes::jobs::{JobBody, location};
+use crate::server::Api;
+use crate::show::{self, HealthBody, name_of, operations};
+
+/// A machine.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct MachineBody {
+    /// Its id.
+    pub id: String,
+    /// Its label. Labels may repeat.
+    pub name: String,
+    /// Its present timeline.
+    pub timeline: String,
+    /// When it joined.
+    pub enrolled_at: String,
+    /// Where its protection stands.
+    pub state: String,
+    /// How it is.
+    pub health: HealthBody,
+    /// How much would be lost if its site were lost now; null before the first recovery point.
+    pub rpo_seconds: Option<f64>,
+    /// Who owns its log.
+    pub assignment: Option<AssignmentBody>,
+    /// Its disks.
+    pub disks: Vec<DiskBody>,
+    /// Its agent.
+    pub agent: AgentBody,
+    /// How its log stands at its owner.
+    pub log: Option<LogBody>,
+    /// What may be done with it now.
+    pub allowed_operations: Vec<String>,
+}
+
+/// Who owns a machine's log.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct AssignmentBody {
+    /// The owner.
+    pub process_server: String,
+    /// The owner's label.
+    pub process_server_name: Option<String>,
+    /// The ownership number; each new owner has a higher one.
+    pub epoch: u64,
+    /// `adopting` or `active`.
+    pub stage: String,
+    /// Since when.
+    pub since: String,
+}
+
+/// A disk of a machine.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct DiskBody {
+    /// Its number within the machine.
+    pub disk: u16,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its logical sector size.
+    pub sector_bytes: u32,
+    /// Where its replication stands; null until its agent has said so.
+    pub state: Option<String>,
+    /// Bytes in regions that may differ from the replica.
+    pub hot_bytes: Option<u64>,
+    /// Bytes that are still to be read.
+    pub scan_bytes_left: Option<u64>,
+    /// Why order is lost on it now.
+    pub gap: Option<String>,
+    /// Where the application finds it.
+    pub export: Option<String>,
+}
+
+/// A machine's agent.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct AgentBody {
+    /// It has a control session.
+    pub connected: bool,
+    /// When its last report came.
+    pub reported_at: Option<String>,
+    /// The last LSN that it gave.
+    pub last_lsn: Option<u64>,
+    /// Bytes of writes that it holds until they are committed.
+    pub memory_bytes: Option<u64>,
+    /// Most of them.
+    pub memory_bytes_max: Option<u64>,
+    /// Rung of the overload ladder, 1 to 4.
+    pub overload_rung: Option<u8>,
+}
+
+/// How a machine's log stands at its owner.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct LogBody {
+    /// The log's state there.
+    pub state: String,
+    /// The log is on the owner's disk up to here.
+    pub durable: u64,
+    /// The log is in the vault up to here.
+    pub committed: u64,
+    /// Bytes that are in no vault yet.
+    pub backlog_bytes: u64,
+    /// When the newest recovery point was taken.
+    pub newest_point_at: Option<String>,
+    /// The newest recovery point's place in the log.
+    pub newest_point_lsn: Option<u64>,
+}
+
+impl From<MachineView> for MachineBody {
+    fn from(view: MachineView) -> Self {
+        let report = view.report.as_ref().map(|(_, report)| report);
+        let disk = |info: &farshore_engine::record::DiskInfo| {
+            let now = report.and_then(|report| report.disks.iter().find(|disk| disk.disk == info.disk));
+            DiskBody {
+                disk: info.disk.0,
+                name: info.name.clone(),
+                size_bytes: info.size_bytes,
+                sector_bytes: info.sector_bytes,
+                state: now.map(|now| name_of(&now.state)),
+                hot_bytes: now.map(|now| now.hot_bytes),
+                scan_bytes_left: now.map(|now| now.scan_bytes_left),
+                gap: now.and_then(|now| now.gap).map(|gap| name_of(&gap)),
+                export: now.and_then(|now| now.export.clone()),
+            }
+        };
+        Self {
+            disks: view.disks.iter().map(disk).collect(),
+            agent: agent(view.agent_connected, view.report.as_ref()),
+            log: view.at_owner.as_ref().map(log),
+            assignment: view.assignment.map(|assignment| assigned(&assignment, view.owner_name)),
+            id: view.id.to_string(),
+            name: view.name,
+            timeline: view.timeline.to_string(),
+            enrolled_at: show::time(view.enrolled_at),
+            state: name_of(&view.protection),
+            health: HealthBody::new(view.health, view.issues),
+            rpo_seconds: view.rpo.map(|rpo| rpo.as_secs_f64()),
+            allowed_operations: operations(&view.allowed_operations),
+        }
+    }
+}
+
+fn assigned(assignment: &AssignmentRecord, owner: Option<String>) -> AssignmentBody {
+    AssignmentBody {
+        process_server: assignment.process_server.to_string(),
+        process_server_name: owner,
+        epoch: assignment.epoch.0,
+        stage: name_of(&assignment.stage),
+        since: show::time(assignment.since),
+    }
+}
+
+fn agent(connected: bool, report: Option<&(farshore_engine::ids::Timestamp, AgentReport)>) -> AgentBody {
+    let said = report.map(|(_, report)| report);
+    AgentBody {
+        connected,
+        reported_at: report.map(|(at, _)| show::time(*at)),
+        last_lsn: said.map(|report| report.last_lsn.0),
+        memory_bytes: said.map(|report| report.memory_bytes),
+        memory_bytes_max: said.map(|report| report.memory_bytes_max),
+        overload_rung: said.map(|report| report.rung),
+    }
+}
+
+fn log(report: &MachineReport) -> LogBody {
+    LogBody {
+        state: name_of(&report.state),
+        durable: report.durable.0,
+        committed: report.committed.0,
+        backlog_bytes: report.backlog_bytes,
+        newest_point_at: report.newest_mark.map(|mark| show::time(mark.captured_at)),
+        newest_point_lsn: report.newest_mark.map(|mark| mark.lsn.0),
+    }
+}
+
+/// The machine that is meant by an id, or by a name that only one machine has.
+pub(crate) fn resolve(plane: &ControlPlane, text: &str) -> Result<MachineId, Problem> {
+    if let Ok(id) = text.parse() {
+        return Ok(plane.machine(id)?.id);
+    }
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let page = plane.machines(after, LIMIT_MAX, false);
+        after = page.items.last().map(|machine| machine.id);
+        found.extend(page.items.into_iter().filter(|machine| machine.name == text).map(|machine| machine.id));
+        if page.next.is_none() {
+            break;
+        }
+    }
+    match found[..] {
+        [id] => Ok(id),
+        [] => Err(Fault::new(FaultCode::MachineUnknown, format!("machine '{text}'")).into()),
+        _ => Err(Problem::of(RequestFault::AmbiguousName, format!("{} machines are called '{text}'", found.len()))),
+    }
+}
+
+/// Machines, in order of ids.
+#[utoipa::path(tag = "machines", params(PageQuery),
+    responses((status = 200, body = Page<MachineBody>), (status = "4XX", body = Problem)))]
+#[get("/api/v1/machines")]
+pub(crate) async fn list_machines(
+    _: Viewer,
+    api: web::Data<Api>,
+    query: web::Query<PageQuery>,
+) -> Result<web::Json<Page<MachineBody>>, Problem> {
+    let page = api.plane.machines(query.cursor()?, query.limit()?, false);
+    Ok(web::Json(Page::of(page, MachineBody::from)))
+}
+
+/// One machine, by id or by a name that no other machine has.
+#[utoipa::path(tag = "machines", params(("machine" = String, Path, description = "Id, or unique name")),
+    responses((status = 200, body = MachineBody), (status = "4XX", body = Problem)))]
+#[get("/api/v1/machines/{machine}")]
+pub(crate) async fn get_machine(
+    _: Viewer,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+) -> Result<web::Json<MachineBody>, Problem> {
+    let id = resolve(&api.plane, &path)?;
+    Ok(web::Json(api.plane.machine(id)?.into()))
+}
+
+/// Ends a machine's protection. Its replica stays in the vault.
+#[utoipa::path(tag = "machines", params(("machine" = String, Path, description = "Id, or unique name")),
+    responses((status = 204), (status = "4XX", body = Problem)))]
+#[delete("/api/v1/machines/{machine}")]
+pub(crate) async fn remove_machine(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let id = resolve(&api.plane, &path)?;
+    api.plane.remove_machine(&caller, id).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Where a machine shall go.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveBody {
+    /// Id of the process server that shall own it.
+    pub to: String,
+}
+
+/// Begins to move a machine to another process server.
+#[utoipa::path(tag = "machines", params(("machine" = String, Path, description = "Id, or unique name")),
+    request_body = MoveBody,
+    responses((status = 202, body = JobBody, headers(("Location" = String))), (status = "4XX", body = Problem)))]
+#[post("/api/v1/machines/{machine}/move")]
+pub(crate) async fn move_machine(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+    body: web::Json<MoveBody>,
+) -> Result<HttpResponse, Problem> {
+    let machine = resolve(&api.plane, &path)?;
+    let unknown = |_| Fault::new(FaultCode::ProcessServerUnknown, format!("process server '{}'", body.to));
+    let target: ProcessServerId = body.to.parse().map_err(unknown)?;
+    let begun = api.plane.begin_move(&caller, machine, target).await?;
+    let location = location(begun.job.id);
+    Ok(HttpResponse::Accepted().insert_header((LOCATION, location)).json(JobBody::from(begun.job)))
+}

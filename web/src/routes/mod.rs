@@ -1,0 +1,62 @@
+//! The routes: one list, from which they are registered and documented.
+
+pub mod events;
+pub mod jobs;
+pub mod machines;
+pub mod points;
+pub mod process_servers;
+pub mod served;
+pub mod system;
+pub mod tokens;
+
+use actix_web::web;
+use utoipa::OpenApi;
+
+use crate::openapi::Bearer;
+
+macro_rules! routes {
+    ($($module:ident::$handler:ident,)*) => {
+        /// What is registered and documented.
+        #[derive(OpenApi)]
+        #[openapi(
+            info(title = "Farshore", description = "Disaster-recovery replication: every write, in order, to a far shore"),
+            paths($($module::$handler,)*),
+            security(("token" = [])),
+            modifiers(&Bearer)
+        )]
+        pub(crate) struct Routes;
+
+        /// Registers every route.
+        pub(crate) fn register(app: &mut web::ServiceConfig) {
+            $(app.service($module::$handler);)*
+        }
+    };
+}
+
+routes! {
+    machines::list_machines,
+    machines::get_machine,
+    machines::remove_machine,
+    machines::move_machine,
+    points::list_points,
+    points::request_mark,
+    served::list_served_points,
+    served::get_served_point,
+    served::serve_point,
+    served::stop_serving,
+    process_servers::list_process_servers,
+    process_servers::get_process_server,
+    process_servers::remove_process_server,
+    jobs::list_jobs,
+    jobs::get_job,
+    events::list_events,
+    tokens::list_join_tokens,
+    tokens::create_join_token,
+    tokens::revoke_join_token,
+    tokens::list_api_tokens,
+    tokens::create_api_token,
+    tokens::revoke_api_token,
+    system::get_health,
+    system::get_version,
+    system::get_openapi,
+}

@@ -1,0 +1,226 @@
+//! Served points: a recovery point's disks as NBD exports at a process server.
+
+use std::time::Duration;
+
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpResponse, delete, get, post, web};
+use farshore_actors::control::fault::{Fault, FaultCode};
+use farshore_actors::control::ledger::records::{JobState, ServeId};
+use farshore_actors::control::view::{ServeRequest, ServedView};
+use farshore_engine::control::messages::{Export, PointSelector};
+use farshore_engine::ids::DiskNo;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::auth::{Operator, Viewer};
+use crate::page::{Page, PageQuery};
+use crate::problem::{Problem, RequestFault};
+use crate::routes::jobs::{ended, location};
+use crate::routes::machines::resolve;
+use crate::routes::points::PointBody;
+use crate::server::Api;
+use crate::show::{self, name_of};
+
+/// How long a request waits for its served point; after that the job is named instead. A process server has 30 s to open
+/// a point.
+const SERVED_WITHIN: Duration = Duration::from_secs(35);
+/// How long a request waits for a served point's end. A process server has 15 s for it.
+const ENDED_WITHIN: Duration = Duration::from_secs(20);
+
+/// A served point.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ServedBody {
+    /// Its number.
+    pub id: String,
+    /// The machine.
+    pub machine: String,
+    /// Who serves it.
+    pub process_server: String,
+    /// `starting`, `serving` or `stopping`.
+    pub state: String,
+    /// What was asked for: `latest`, a point's id, or a time.
+    pub asked_for: String,
+    /// The point that was chosen; its disks are in `exports`.
+    pub point: Option<PointBody>,
+    /// Writes are refused; otherwise they go to an overlay that is thrown away.
+    pub read_only: bool,
+    /// Since when.
+    pub since: String,
+    /// Its disks.
+    pub exports: Vec<ExportBody>,
+    /// What may be done with it now.
+    pub allowed_operations: Vec<String>,
+}
+
+/// A disk of a served point.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ExportBody {
+    /// The disk's number within the machine.
+    pub disk: u16,
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its NBD URI: a unix socket at the process server's host.
+    pub uri: String,
+    /// Writes are refused.
+    pub read_only: bool,
+}
+
+impl From<Export> for ExportBody {
+    fn from(export: Export) -> Self {
+        let Export { disk, name, size_bytes, uri, read_only, socket: _ } = export;
+        Self { disk: disk.0, name, size_bytes, uri, read_only }
+    }
+}
+
+impl From<ServedView> for ServedBody {
+    fn from(view: ServedView) -> Self {
+        let exports: Vec<_> = view.exports.into_iter().map(ExportBody::from).collect();
+        let point = view.point.map(|point| PointBody {
+            disks: exports.iter().map(|export| export.disk).collect(),
+            allowed_operations: vec!["serve".into()],
+            ..PointBody::from(point)
+        });
+        Self {
+            id: view.id.to_string(),
+            machine: view.machine.to_string(),
+            process_server: view.process_server.to_string(),
+            state: name_of(&view.state),
+            asked_for: match view.selector {
+                PointSelector::Newest => "latest".into(),
+                PointSelector::Mark { mark } => mark.to_string(),
+                PointSelector::Time { time } => show::time(time),
+            },
+            point,
+            read_only: view.read_only,
+            since: show::time(view.since),
+            exports,
+            allowed_operations: vec!["stop".into()],
+        }
+    }
+}
+
+/// A point that shall be served.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServeBody {
+    /// The machine: id, or unique name.
+    pub machine: String,
+    /// `latest`, a point's id, or an RFC 3339 time: the newest point that was taken then or before.
+    pub point: String,
+    /// Numbers of the disks; none: all that the point covers.
+    #[serde(default)]
+    pub disks: Vec<u16>,
+    /// Refuse writes instead of keeping them in an overlay.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+fn selector(text: &str) -> Result<PointSelector, Problem> {
+    if text == "latest" {
+        return Ok(PointSelector::Newest);
+    }
+    if let Ok(mark) = text.parse() {
+        return Ok(PointSelector::Mark { mark });
+    }
+    let time = show::parse_time(text);
+    let detail = || format!("point '{text}' is neither `latest`, nor a point's id, nor an RFC 3339 time");
+    Ok(PointSelector::Time { time: time.ok_or_else(|| Fault::new(FaultCode::InvalidValue, detail()))? })
+}
+
+/// Served points, in order of numbers.
+#[utoipa::path(tag = "served-points", params(PageQuery),
+    responses((status = 200, body = Page<ServedBody>), (status = "4XX", body = Problem)))]
+#[get("/api/v1/served-points")]
+pub(crate) async fn list_served_points(
+    _: Viewer,
+    api: web::Data<Api>,
+    query: web::Query<PageQuery>,
+) -> Result<web::Json<Page<ServedBody>>, Problem> {
+    let page = api.plane.served_points(query.cursor::<u64>()?.map(ServeId), query.limit()?);
+    Ok(web::Json(Page::of(page, ServedBody::from)))
+}
+
+/// One served point.
+#[utoipa::path(tag = "served-points", params(("served" = u64, Path)),
+    responses((status = 200, body = ServedBody), (status = "4XX", body = Problem)))]
+#[get("/api/v1/served-points/{served}")]
+pub(crate) async fn get_served_point(
+    _: Viewer,
+    api: web::Data<Api>,
+    path: web::Path<u64>,
+) -> Result<web::Json<ServedBody>, Problem> {
+    Ok(web::Json(api.plane.served_point(ServeId(*path))?.into()))
+}
+
+/// Serves a point. 201 once its exports are there; 202 with the job where that takes long.
+#[utoipa::path(tag = "served-points", request_body = ServeBody,
+    responses((status = 201, body = ServedBody, headers(("Location" = String))),
+        (status = 202, body = ServedBody, headers(("Location" = String))), (status = "4XX", body = Problem)))]
+#[post("/api/v1/served-points")]
+pub(crate) async fn serve_point(
+    caller: Operator,
+    api: web::Data<Api>,
+    body: web::Json<ServeBody>,
+) -> Result<HttpResponse, Problem> {
+    let ServeBody { machine, point, disks, read_only } = body.into_inner();
+    let machine = resolve(&api.plane, &machine)?;
+    let disks = disks.into_iter().map(DiskNo).collect();
+    let request = ServeRequest { machine, selector: selector(&point)?, disks, read_only };
+    let begun = api.plane.begin_serve(&caller, request).await?;
+    let job = ended(&api.plane, begun.job.id, SERVED_WITHIN).await?;
+    let serve = begun.serve.ok_or_else(|| Problem::of(RequestFault::Internal, "the job serves nothing"))?;
+    match job.state {
+        JobState::Failed => Err(failed(job.trouble)),
+        JobState::Running => {
+            let view = api.plane.served_point(serve)?;
+            let location = location(job.id);
+            Ok(HttpResponse::Accepted().insert_header((LOCATION, location)).json(ServedBody::from(view)))
+        }
+        JobState::Done => {
+            let view = api.plane.served_point(serve)?;
+            let location = format!("/api/v1/served-points/{serve}");
+            Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(ServedBody::from(view)))
+        }
+    }
+}
+
+fn failed(trouble: Option<String>) -> Problem {
+    Problem::of(RequestFault::JobFailed, trouble.unwrap_or_else(|| "it did not say why".into()))
+}
+
+/// Ends a served point; what was written to it is thrown away.
+#[utoipa::path(tag = "served-points", params(("served" = u64, Path)),
+    responses((status = 204), (status = 202, headers(("Location" = String))), (status = "4XX", body = Problem)))]
+#[delete("/api/v1/served-points/{served}")]
+pub(crate) async fn stop_serving(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<u64>,
+) -> Result<HttpResponse, Problem> {
+    let begun = api.plane.begin_stop_serving(&caller, ServeId(*path)).await?;
+    let job = ended(&api.plane, begun.job.id, ENDED_WITHIN).await?;
+    match job.state {
+        JobState::Done => Ok(HttpResponse::NoContent().finish()),
+        JobState::Failed => Err(failed(job.trouble)),
+        JobState::Running => Ok(HttpResponse::Accepted().insert_header((LOCATION, location(job.id))).finish()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farshore_engine::ids::{MarkId, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn a_point_is_named_by_latest_by_its_id_or_by_a_time() {
+        assert_eq!(selector("latest").expect("known"), PointSelector::Newest);
+        let mark = MarkId([7; 16]);
+        assert_eq!(selector(&mark.to_string()).expect("an id"), PointSelector::Mark { mark });
+        let time = PointSelector::Time { time: Timestamp(1_000_000) };
+        assert_eq!(selector("1970-01-01T00:00:01Z").expect("a time"), time);
+        assert_eq!(selector("newest").expect_err("unknown").status, 422);
+    }
+}
