@@ -2,7 +2,7 @@
 
 mod nbd_rig;
 
-use nbd_rig::{Disk, Rig, have, nbdsh, run, succeed};
+use nbd_rig::{Disk, Rig, fio, have, nbdsh, pattern, run, succeed};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -10,21 +10,6 @@ const MIB: u64 = 1 << 20;
 /// One writable disk of each sector size.
 fn both_sectors() -> Rig {
     Rig::new(&[Disk::new("a512", 64 * MIB, 512), Disk::new("b4096", 64 * MIB, 4096)])
-}
-
-/// Bytes that do not compress to nothing, with holes between.
-fn pattern(len: usize) -> Vec<u8> {
-    let mut state = 1_u64;
-    let mut bytes = vec![0; len];
-    for (number, chunk) in bytes.chunks_mut(65536).enumerate() {
-        if number % 3 != 2 {
-            chunk.iter_mut().for_each(|byte| {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                *byte = (state >> 56) as u8;
-            });
-        }
-    }
-    bytes
 }
 
 #[test]
@@ -307,21 +292,6 @@ for call in [lambda: h.pwrite(b"x" * 512, 0), lambda: h.trim(512, 0), lambda: h.
 "#,
     );
     assert_eq!(std::fs::read(rig.image("ro")).expect("read"), bytes);
-}
-
-/// Runs fio's NBD engine; it checks what it wrote by checksum.
-fn fio(uri: &str, args: &[&str]) {
-    let uri = format!("--uri={uri}");
-    let mut all = vec!["--name=v", "--ioengine=nbd", &uri, "--rw=randwrite", "--verify=crc32c", "--do_verify=1"];
-    all.extend(["--verify_fatal=1", "--randseed=1", "--verify_state_save=0", "--output-format=json", "--thread"]);
-    all.extend(args);
-    let text = succeed("fio", &all);
-    let start = text.find('{').expect("JSON");
-    let report: Value = serde_json::from_str(&text[start..]).expect("JSON");
-    for job in report["jobs"].as_array().expect("jobs") {
-        assert_eq!(job["error"], 0, "{job}");
-        assert!(job["write"]["total_ios"].as_u64() > Some(0) && job["read"]["total_ios"].as_u64() > Some(0));
-    }
 }
 
 #[test]

@@ -129,3 +129,33 @@ pub(crate) fn nbdsh(uri: &str, program: &str) -> String {
     let connect = format!("import nbd\nh = nbd.NBD()\nh.add_meta_context('base:allocation')\nh.connect_uri({uri:?})\n");
     succeed("python3", &["-c", &format!("{connect}{program}")])
 }
+
+/// Bytes that do not compress to nothing, with holes between.
+pub(crate) fn pattern(len: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut bytes = vec![0; len];
+    for (number, chunk) in bytes.chunks_mut(65536).enumerate() {
+        if number % 3 != 2 {
+            chunk.iter_mut().for_each(|byte| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *byte = (state >> 56) as u8;
+            });
+        }
+    }
+    bytes
+}
+
+/// Runs fio's NBD engine; it checks what it wrote by checksum.
+pub(crate) fn fio(uri: &str, args: &[&str]) {
+    let uri = format!("--uri={uri}");
+    let mut all = vec!["--name=v", "--ioengine=nbd", &uri, "--rw=randwrite", "--verify=crc32c", "--do_verify=1"];
+    all.extend(["--verify_fatal=1", "--randseed=1", "--verify_state_save=0", "--output-format=json", "--thread"]);
+    all.extend(args);
+    let text = succeed("fio", &all);
+    let start = text.find('{').expect("JSON");
+    let report: serde_json::Value = serde_json::from_str(&text[start..]).expect("JSON");
+    for job in report["jobs"].as_array().expect("jobs") {
+        assert_eq!(job["error"], 0, "{job}");
+        assert!(job["write"]["total_ios"].as_u64() > Some(0) && job["read"]["total_ios"].as_u64() > Some(0));
+    }
+}
