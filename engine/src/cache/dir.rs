@@ -3,9 +3,6 @@
 //! ```text
 //!   <cache>/<machine>/<timeline>/owner                    epoch and writer
 //!                                seg-<16 hex digits>.fseg segment files, in the order of their numbers
-//!
-//!   owner, 64 bytes: 0 magic "FARSHOWN" | 8 version u16 | 10 zero 6 | 16 epoch u64 | 24 writer 16 | 40 zero 20
-//!                    | 60 crc u32 over bytes 0..60
 //! ```
 //!
 //! Invariants: the owner is written and synced before the first append; it never goes back to a lower epoch, nor to
@@ -21,14 +18,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::io::{CacheFile, CacheIo};
+use super::owner::{OWNER_BYTES, decode, encode};
 use super::{CacheError, Doing};
-use crate::codec::{Put, Take};
-use crate::ids::{Epoch, MachineId, TimelineId, WriterId};
+use crate::ids::{MachineId, TimelineId};
 use crate::log::{Owner, SegmentNo};
 
-const OWNER_MAGIC: &[u8; 8] = b"FARSHOWN";
-const OWNER_VERSION: u16 = 1;
-const OWNER_BYTES: usize = 64;
 const OWNER_NAME: &str = "owner";
 const OWNER_ASIDE: &str = "owner.new";
 
@@ -74,7 +68,7 @@ impl CacheDir {
     pub fn owner(&self) -> Result<Option<Owner>, CacheError> {
         let path = self.path.join(OWNER_NAME);
         let bytes = self.io.read(&path, OWNER_BYTES as u64 + 1).doing("read", &path)?;
-        bytes.map(|bytes| decode_owner(&bytes).ok_or(CacheError::OwnerDamaged { path })).transpose()
+        bytes.map(|bytes| decode(&bytes).ok_or(CacheError::OwnerDamaged { path })).transpose()
     }
 
     /// Makes `owner` the owner of what lies here, durably, before anything is appended. Segment files of others stay
@@ -92,7 +86,7 @@ impl CacheDir {
             Ok(_) | Err(CacheError::OwnerDamaged { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.put(&self.path.join(OWNER_ASIDE), &self.path.join(OWNER_NAME), encode_owner(owner))
+        self.put(&self.path.join(OWNER_ASIDE), &self.path.join(OWNER_NAME), encode(owner))
     }
 
     /// Puts a file of this content in the segment's place: the old one or the new one is there, and the new one is
@@ -208,25 +202,4 @@ fn segment_of(name: &str) -> Option<SegmentNo> {
     let digits = name.strip_prefix("seg-")?.strip_suffix(".fseg")?;
     let number = (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok()).flatten()?;
     (format!("{number:016x}") == digits).then_some(SegmentNo(number))
-}
-
-fn encode_owner(owner: Owner) -> Bytes {
-    let mut out = Put::with_capacity(OWNER_BYTES);
-    out.slice(OWNER_MAGIC).u16(OWNER_VERSION).slice(&[0; 6]).u64(owner.epoch.0).slice(&owner.writer.0).slice(&[0; 20]);
-    let crc = crc32fast::hash(out.as_slice());
-    out.u32(crc);
-    out.into_bytes()
-}
-
-fn decode_owner(bytes: &[u8]) -> Option<Owner> {
-    let (body, crc) = bytes.split_last_chunk::<4>()?;
-    let mut input = Take::new(body);
-    let known = bytes.len() == OWNER_BYTES
-        && crc32fast::hash(body) == u32::from_le_bytes(*crc)
-        && input.array("owner magic").ok()? == *OWNER_MAGIC
-        && input.u16("owner version").ok()? == OWNER_VERSION;
-    input.bytes(6, "owner").ok()?;
-    let epoch = Epoch(input.u64("owner epoch").ok()?);
-    let writer = WriterId(input.array("owner writer").ok()?);
-    known.then_some(Owner { epoch, writer })
 }

@@ -10,6 +10,7 @@ pub mod limits;
 #[cfg(any(test, feature = "testing"))]
 pub mod model;
 pub mod note;
+pub mod owner;
 pub mod recover;
 
 use std::path::{Path, PathBuf};

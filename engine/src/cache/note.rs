@@ -55,14 +55,15 @@ impl Note {
         if input.array("note magic").ok()? != *NOTE_MAGIC || input.u16("note version").ok()? != NOTE_VERSION {
             return None;
         }
-        input.bytes(6, "note").ok()?;
+        let zero = input.array("note").ok()? == [0; 6];
         let object_bytes = input.u64("object bytes").ok()?;
         let items_end = input.u64("items end").ok()?;
         let slot = Slot(input.u64("slot").ok()?);
         let previous = FooterDigest(input.array("previous footer").ok()?);
         let digest = FooterDigest(input.array("footer").ok()?);
+        let zero = zero && input.rest() == [0; 20];
         let fits = object_bytes.checked_add(NOTE_BYTES as u64) == Some(file_bytes) && items_end < object_bytes;
-        fits.then_some(Self { object_bytes, items_end, place: FooterPlace { slot, previous }, digest })
+        (fits && zero).then_some(Self { object_bytes, items_end, place: FooterPlace { slot, previous }, digest })
     }
 }
 

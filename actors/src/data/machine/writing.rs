@@ -313,9 +313,14 @@ fn append_and_sync(dir: &CacheDir, file: &Mutex<Option<SegmentFile>>, job: &Appe
         None => held.take().expect("a segment's first append creates its file"),
     };
     assert_eq!(open.segment(), job.segment, "one segment is appended to at a time");
-    open.append(job.offset, &job.parts)?;
-    open.sync()?;
-    *held = Some(open);
+    match open.append(job.offset, &job.parts).and_then(|()| open.sync()) {
+        Ok(()) => *held = Some(open),
+        Err(error) => {
+            // Before anything goes to the next file: or what was never durable could be found there after a crash.
+            open.abandon(dir);
+            return Err(error);
+        }
+    }
     Ok(())
 }
 
