@@ -48,6 +48,8 @@ enum Command {
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(commands::config::ConfigCommand),
+    /// Call the API of a configuration server.
+    Ctl(commands::ctl::CtlArgs),
     /// Read a vault with nothing but the vault and one of its keys.
     #[command(subcommand)]
     Vault(commands::vault::VaultCommand),
@@ -88,6 +90,7 @@ fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
+        Command::Ctl(args) => commands::ctl::run(args, &loaded.settings),
         Command::Vault(command) => commands::vault::run(command, &logger),
     }
 }

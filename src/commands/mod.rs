@@ -2,4 +2,5 @@
 
 pub(crate) mod chaos;
 pub(crate) mod config;
+pub(crate) mod ctl;
 pub(crate) mod vault;
