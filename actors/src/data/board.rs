@@ -27,6 +27,8 @@ pub(super) struct Board {
     events: EventSink,
     status: Mutex<MachineStatus>,
     spares: Mutex<VecDeque<Spare>>,
+    /// Who has taken the log over, as far as it was met.
+    fenced_by: Mutex<Option<Owner>>,
 }
 
 impl Board {
@@ -51,7 +53,7 @@ impl Board {
             uploads: UploadCounts::default(),
             actors: std::collections::BTreeMap::new(),
         };
-        Self { machine, events, status: Mutex::new(status), spares: Mutex::default() }
+        Self { machine, events, status: Mutex::new(status), spares: Mutex::default(), fenced_by: Mutex::default() }
     }
 
     /// A copy of all of it.
@@ -124,6 +126,14 @@ impl Board {
             let what = format!("an actor ({kind:?}) of the machine keeps failing: {text}");
             self.raise(IssueCode::RestartStorm, Severity::Critical, what, "It is tried again; report this defect.");
         }
+    }
+
+    pub(super) fn fenced_by(&self) -> Option<Owner> {
+        *self.fenced_by.lock()
+    }
+
+    pub(super) fn is_fenced(&self, by: Owner) {
+        *self.fenced_by.lock() = Some(by);
     }
 
     /// Committed segments that are still cached, in the order of their commits.

@@ -70,6 +70,16 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(authority: &CertificateAuthority, address: SocketAddr, n: u8, disk_bytes: &[u64]) -> Self {
+        Self::start_with_key(authority, address, n, disk_bytes, *key(n).as_bytes())
+    }
+
+    pub fn start_with_key(
+        authority: &CertificateAuthority,
+        address: SocketAddr,
+        n: u8,
+        disk_bytes: &[u64],
+        data_key: [u8; 32],
+    ) -> Self {
         let identity = authority.issue(Role::Machine(machine(n)), &[], wall_clock(), 7).unwrap();
         let trust = Trust::Authority(authority.certificate().clone());
         let shared = SharedIdentity::new(&identity).unwrap();
@@ -85,7 +95,7 @@ impl Agent {
             reset: None,
             epoch_known: Epoch::ZERO,
             first_lsn: Lsn(1),
-            data_key: HelloKey::new(*key(n).as_bytes()),
+            data_key: HelloKey::new(data_key),
             agent: "test".into(),
             disks: infos.clone(),
         };

@@ -15,6 +15,7 @@ use farshore_actors::data::{
     DataConfig, DataEvent, DataEventKind, DataLimits, DataPlane, EventSink, MachinePhase, MachineStatus,
 };
 use farshore_actors::supervise::{Chaos, OsChance, RestartPolicy, wall_clock};
+use farshore_engine::cache::io::CacheIo;
 use farshore_engine::control::messages::{Assign, Command, CommandResult, Refusal, WireKey};
 use farshore_engine::ids::{Epoch, MachineId, ProcessServerId, TimelineId, WriterId};
 use farshore_engine::log::sequencer::SequencerLimits;
@@ -57,6 +58,7 @@ pub struct Rig {
     pub store: Arc<dyn ObjectStore>,
     pub limits: DataLimits,
     pub chaos: Arc<Chaos>,
+    pub io: Arc<dyn CacheIo>,
 }
 
 /// A process server that runs.
@@ -110,7 +112,11 @@ pub fn small_limits() -> DataLimits {
             append_bytes_max: 1 << 20,
         },
         tick: Duration::from_millis(50),
-        restarts: RestartPolicy { restarts_max: 50, ..RestartPolicy::default() },
+        restarts: RestartPolicy {
+            restarts_max: 100,
+            backoff_max: Duration::from_millis(100),
+            ..RestartPolicy::default()
+        },
         storm_rest: Duration::from_millis(500),
         arbiters: 2,
         ..DataLimits::default()
@@ -129,6 +135,7 @@ impl Rig {
             store,
             limits: small_limits(),
             chaos: Arc::new(Chaos::new(true)),
+            io: DataConfig::disk(),
         }
     }
 
@@ -148,7 +155,7 @@ impl Rig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: server_config(&shared, self.authority.certificate(), ClientAuth::Required).unwrap(),
             store: self.store.clone(),
-            io: DataConfig::disk(),
+            io: self.io.clone(),
             limits: self.limits.clone(),
             events: sink,
             chaos: self.chaos.clone(),

@@ -199,3 +199,163 @@ impl Book {
 fn open_gaps(state: &LogState) -> Vec<(DiskNo, Gap)> {
     state.disks.iter().filter_map(|(disk, state)| Some((*disk, state.gap?))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use farshore_engine::ids::{Epoch, IncarnationId, MachineId, MarkId, Salt, TimelineId, WriterId};
+    use farshore_engine::record::{DiskInfo, GapReason, MarkKind};
+    use farshore_engine::vault::segment::{SegmentIdentity, SegmentIndex};
+
+    /// A log whose segments are written down record by record.
+    struct Log {
+        state: LogState,
+        next_segment: u64,
+    }
+
+    fn mark(n: u8) -> Record {
+        let (id, captured_at) = (MarkId([n; 16]), Timestamp(i64::from(n) * 1000));
+        Record::Mark(Mark { id, kind: MarkKind::Crash, captured_at, members: Vec::new(), label: String::new() })
+    }
+
+    fn disk(n: u16) -> Record {
+        let name = format!("disk {n}");
+        Record::DiskAdded(DiskInfo { disk: DiskNo(n), name, size_bytes: 4096, sector_bytes: 512 })
+    }
+
+    impl Log {
+        fn new() -> Self {
+            Self { state: LogState::default(), next_segment: 1 }
+        }
+
+        /// One segment whose batch holds these records, one LSN each.
+        fn segment(&mut self, records: Vec<Record>) -> (ClosedSegment, Vec<RecordAt>) {
+            let first = self.state.last_lsn.next();
+            let at = |(record, lsn)| RecordAt { lsn: Lsn(lsn), record };
+            let records: Vec<RecordAt> = records.into_iter().zip(first.0..).map(at).collect();
+            let last = records.last().expect("a segment has records here").lsn;
+            self.state.follow_run(first, last, &records).expect("the test's log is in order");
+            let identity = SegmentIdentity {
+                machine: MachineId([1; 16]),
+                timeline: TimelineId([1; 8]),
+                epoch: Epoch(1),
+                writer: WriterId([1; 16]),
+                salt: Salt([1; 16]),
+                created_at: Timestamp(0),
+            };
+            let segment = SegmentNo(self.next_segment);
+            self.next_segment += 1;
+            let closed = ClosedSegment {
+                segment,
+                identity,
+                index: Some(SegmentIndex::default()),
+                state_after: self.state.clone(),
+                items_end: 1000,
+                first,
+                last,
+                abandoned: false,
+            };
+            (closed, records)
+        }
+
+        fn opening(&mut self) -> (ClosedSegment, Vec<RecordAt>) {
+            let life = Record::Incarnation { id: IncarnationId([1; 16]), predecessor: None };
+            self.segment(vec![life, disk(0), disk(1), Record::GapClosed { disk: DiskNo(0) }])
+        }
+    }
+
+    #[test]
+    fn a_mark_covers_the_disks_without_a_gap_and_counts_for_the_rpo_once_it_covers_all() {
+        let (mut log, mut book) = (Log::new(), Book::default());
+        for records in [vec![mark(1)], vec![Record::GapClosed { disk: DiskNo(1) }, mark(2)]] {
+            if log.next_segment == 1 {
+                let (closed, records) = log.opening();
+                book.add(closed, None);
+                let (_, facts) = book.commit(SegmentNo(1), &records).expect("the front is committed");
+                let opened = |fact: &&CommitFact| matches!(fact, CommitFact::GapOpened { .. });
+                assert_eq!(facts.iter().filter(opened).count(), 2, "a disk that joins has a gap: {facts:?}");
+            }
+            let (closed, records) = log.segment(records);
+            let number = closed.segment;
+            book.add(closed, None);
+            let (done, facts) = book.commit(number, &records).expect("the front is committed");
+            assert_eq!(done, Done { segment: number, bytes: 1000 });
+            let covered = facts.iter().find_map(|fact| match fact {
+                CommitFact::Mark { disks, .. } => Some(disks.clone()),
+                _ => None,
+            });
+            let expected = if number == SegmentNo(2) { vec![DiskNo(0)] } else { vec![DiskNo(0), DiskNo(1)] };
+            assert_eq!(covered, Some(expected));
+            assert_eq!(book.newest_mark().is_some(), number == SegmentNo(3));
+        }
+        assert_eq!(book.newest_mark().map(|mark| mark.mark), Some(MarkId([2; 16])));
+    }
+
+    #[test]
+    fn a_gap_that_began_earlier_takes_marks_back() {
+        let (mut log, mut book) = (Log::new(), Book::default());
+        let gap = |from| Record::GapOpened { disk: DiskNo(0), from, reason: GapReason::Overload };
+        let segments = [
+            log.opening(),
+            log.segment(vec![Record::GapClosed { disk: DiskNo(1) }, mark(1), mark(2)]),
+            log.segment(vec![gap(Lsn(6))]),
+        ];
+        let mut newest = Vec::new();
+        for (closed, records) in segments {
+            let number = closed.segment;
+            book.add(closed, None);
+            book.commit(number, &records).expect("the front is committed");
+            newest.push(book.newest_mark().map(|mark| mark.lsn));
+        }
+        assert_eq!(newest, [None, Some(Lsn(7)), Some(Lsn(6))], "the mark at 6 shows nothing from LSN 6 on");
+    }
+
+    #[test]
+    fn what_the_vault_turns_out_to_hold_is_not_offered_again() {
+        let (mut log, mut book) = (Log::new(), Book::default());
+        let mut states = Vec::new();
+        for records in
+            [None, Some(vec![Record::GapClosed { disk: DiskNo(1) }]), Some(vec![mark(3)]), Some(vec![mark(4)])]
+        {
+            let (closed, _) = if let Some(records) = records { log.segment(records) } else { log.opening() };
+            states.push(closed.state_after.clone());
+            book.add(closed, None);
+        }
+        assert_eq!(book.waiting_bytes(), 4000);
+        let done = book.catch_up(states[2].clone());
+        assert_eq!(done.iter().map(|done| done.segment.0).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((book.committed(), book.waiting_bytes()), (states[2].last_lsn, 1000));
+        assert_eq!(book.newest_mark().map(|mark| mark.mark), Some(MarkId([3; 16])));
+        assert_eq!(book.commit(SegmentNo(2), &[]), None, "it is known to be committed");
+        assert!(book.catch_up(states[1].clone()).is_empty(), "an older reading of the log takes nothing back");
+        assert_eq!(book.committed(), states[2].last_lsn);
+    }
+
+    #[test]
+    fn only_the_first_waiting_segments_keep_their_index() {
+        let (mut log, mut book) = (Log::new(), Book::default());
+        book.add(log.opening().0, None);
+        for n in 0..20 {
+            let (closed, _) = log.segment(vec![mark(n)]);
+            book.add(closed, None);
+        }
+        let kept = book.waiting().filter(|waiting| waiting.closed.index.is_some()).count();
+        assert_eq!(kept, INDEXES_KEPT);
+    }
+
+    #[test]
+    fn an_idle_confirmation_counts_only_for_the_newest_committed_mark() {
+        let (mut log, mut book) = (Log::new(), Book::default());
+        for records in [None, Some(vec![Record::GapClosed { disk: DiskNo(1) }, mark(1)])] {
+            let (closed, records) = if let Some(records) = records { log.segment(records) } else { log.opening() };
+            let number = closed.segment;
+            book.add(closed, None);
+            book.commit(number, &records).expect("the front is committed");
+        }
+        let lsn = log.state.last_lsn;
+        book.idle(lsn.next(), Timestamp(5));
+        assert_eq!(book.idle_confirmed_at(), None, "something came after the mark");
+        book.idle(lsn, Timestamp(6));
+        assert_eq!(book.idle_confirmed_at(), Some(Timestamp(6)));
+    }
+}

@@ -66,6 +66,7 @@ impl Machine {
     /// Another owner has the log: what is cached under this epoch is never uploaded.
     pub(super) fn is_fenced(&mut self, by: Owner, slot: Option<Slot>, ctx: &mut Context<Self>) {
         warn!(self.log, "another owner has the log"; "by" => %by, "slot" => ?slot);
+        self.spec.board.is_fenced(by);
         self.spec.board.tell(DataEventKind::Fenced { by, slot });
         let what = format!("the log belongs to {by}");
         self.spec.board.raise(IssueCode::Fenced, Severity::Warning, what, "Nothing is to be done: it was moved.");

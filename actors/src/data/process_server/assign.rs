@@ -32,7 +32,8 @@ impl ProcessServer {
                 return self.same_again(&known, &key, ctx);
             }
             if known.owner.epoch >= owner.epoch {
-                return Err(DataError::StaleEpoch { machine, newest: known.owner });
+                let newest = known.board.fenced_by().map_or(known.owner, |by| by.max(known.owner));
+                return Err(DataError::StaleEpoch { machine, newest });
             }
         }
         // The actor of an earlier assignment, if there is one; a released machine's stays for a while.
