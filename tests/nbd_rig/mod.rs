@@ -83,6 +83,10 @@ pub(crate) fn have(test: &str, tools: &[&str]) -> bool {
     }
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{test} needs {missing:?}: install them");
     eprintln!("SKIPPED {test}: {missing:?} not installed");
+    if let Some(list) = std::env::var_os("FARSHORE_SKIPS") {
+        let mut list = std::fs::OpenOptions::new().append(true).create(true).open(list).expect("the list of skips");
+        std::io::Write::write_all(&mut list, format!("{test} (needs {missing:?})\n").as_bytes()).expect("noted");
+    }
     false
 }
 
