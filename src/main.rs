@@ -42,6 +42,8 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Protect this machine's disks.
+    Agent(commands::agent::AgentArgs),
     /// Prove that nothing is lost: a workload with a journal, and a checker.
     #[command(subcommand)]
     Chaos(commands::chaos::ChaosCommand),
@@ -88,6 +90,7 @@ fn run(cli: &Cli) -> Outcome {
     let level = logging::level(&loaded.settings.log.level).map_err(exit::Failure::usage)?;
     let (logger, _guard) = logging::start(loaded.settings.log.format, level);
     match &cli.command {
+        Command::Agent(args) => commands::agent::run(args, &loaded.settings, &logger),
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
         Command::Ctl(args) => commands::ctl::run(args, &loaded.settings),

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(crate) mod agent;
 pub(crate) mod chaos;
 pub(crate) mod config;
 pub(crate) mod ctl;

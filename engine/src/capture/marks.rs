@@ -45,7 +45,7 @@ impl Splitter {
     pub fn mark_if_due(&mut self, now: Duration, wall: Timestamp, chance: &mut dyn Chance) -> Option<MarkId> {
         let left = self.marks.last.is_none_or(|lsn| lsn < self.window.next_to_leave());
         let shown = self.disks.iter().any(|disk| disk.gap.is_none());
-        if !self.marks.news || !left || !shown || now < self.marks.not_before {
+        if !self.marks.news || !left || !shown || self.is_exhausted() || now < self.marks.not_before {
             return None;
         }
         let id = MarkId::draw(chance);

@@ -8,24 +8,31 @@
 //!   scan       the one scanner's plan      │
 //!   marks      when a mark is due          │
 //!   opening    how a life begins          ─┘
+//!   tap        the splitter at work: locks, disks, activity logs; tap_export for NBD, scanner for the scan
 //! ```
 
 pub mod activity_layout;
 pub mod activity_log;
 mod bits;
 pub mod content;
+pub mod identity;
 mod marks;
 pub mod opening;
 mod ranges;
 mod regions;
 pub mod scan;
+pub mod scanner;
 mod splitter;
+pub mod tap;
+pub mod tap_export;
 pub mod trust;
 mod window;
 
 pub use bits::RegionSet;
 pub use regions::SyncNo;
-pub use splitter::{DiskStart, Grant, Moved, Outcome, Splitter, SplitterConfig, Ticket};
+pub use splitter::{DiskStart, DiskView, Grant, LSN_RESERVE, Moved, Outcome, Splitter, SplitterConfig, Ticket};
+pub use tap::{Tap, TapDisk};
+pub use tap_export::TapExport;
 pub use trust::Distrust;
 pub use window::DraftBatch;
 

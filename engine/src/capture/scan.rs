@@ -121,7 +121,7 @@ impl Splitter {
     pub fn scan_spot(&mut self, disk: usize, now: Duration) -> Option<ScanSpot> {
         let (held, scan) = (self.window.held_bytes(), self.window.scan_bytes());
         let free = self.config.budget_bytes.saturating_sub(held - scan) / 2;
-        let open = self.is_open();
+        let open = self.is_open() && !self.is_exhausted();
         let entry = &mut self.disks[disk];
         let chunk = SCAN_CHUNK_BYTES.min(entry.regions.region_bytes()) as usize;
         if !open || scan + chunk + ENTRY_WEIGHT_BYTES > free {
@@ -224,7 +224,7 @@ impl Splitter {
         for (number, disk) in self.disks.iter_mut().enumerate() {
             if disk.gap.is_some() && disk.regions.stale().is_empty() && disk.scan.now.is_none() {
                 disk.gap = None;
-                self.window.record(Record::GapClosed { disk: DiskNo(number as u16) });
+                self.last_change = self.window.record(Record::GapClosed { disk: DiskNo(number as u16) });
                 self.marks.at_once();
             }
         }

@@ -31,6 +31,12 @@ use super::window::{DraftBatch, ENTRY_WEIGHT_BYTES, Slot, Window};
 use crate::ids::{DiskNo, Lsn};
 use crate::record::{GapReason, Record};
 
+/// LSNs that are reserved at a time: synced to the agent's state before one of them is given. Chosen: at 50,000 writes a
+/// second one small sync a second; and a copy of this agent's state that wrote more than so many is found out.
+pub const LSN_RESERVE: u64 = 1 << 16;
+/// LSNs of a reservation that are left for records when there are none for writes.
+const RECORDS_RESERVE: u64 = 1 << 12;
+
 /// What a splitter is made with.
 #[derive(Debug, Clone)]
 pub struct SplitterConfig {
@@ -85,6 +91,29 @@ pub enum Outcome {
     Failed,
 }
 
+/// How one disk stands, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskView {
+    /// Its number, once the log is open.
+    pub number: Option<DiskNo>,
+    /// The gap that is open.
+    pub gap: Option<GapReason>,
+    /// Regions that may differ from the replica.
+    pub hot_regions: u32,
+    /// Regions of them that the scanner is to read.
+    pub stale_regions: u32,
+    /// Bytes that the scanner has read in this life.
+    pub scanned_bytes: u64,
+    /// Bytes that it still has to read.
+    pub scan_bytes_left: u64,
+    /// Regions that cannot be read at present.
+    pub unreadable_regions: usize,
+    /// Writes that went to the disk and not to the log in this life.
+    pub lost_writes: u64,
+    /// The activity log cannot be written.
+    pub activity_log_failed: bool,
+}
+
 /// What a call has set in motion.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Moved {
@@ -130,14 +159,18 @@ pub struct Splitter {
     pub(super) window: Window,
     pub(super) opening: Option<Opening>,
     pub(super) first: Lsn,
+    /// The last LSN that may be given, provisional.
+    reserved: Lsn,
     pub(super) committed: Lsn,
     pub(super) marks: MarkClock,
+    /// The newest LSN that is a write or closed a gap, provisional.
+    pub(super) last_change: Lsn,
     next_ticket: u64,
     in_flight: usize,
 }
 
 impl Splitter {
-    /// A life whose first LSN is `first`.
+    /// A life whose first LSN is `first`, with [`LSN_RESERVE`] reserved from there on.
     pub fn new(config: SplitterConfig, first: Lsn, disks: Vec<DiskStart>) -> Self {
         let disks: Vec<Disk> = disks
             .into_iter()
@@ -162,8 +195,10 @@ impl Splitter {
             window,
             opening: None,
             first,
+            reserved: Lsn(first.0 + LSN_RESERVE - 1),
             committed: Lsn::ZERO,
             marks: MarkClock::default(),
+            last_change: Lsn::ZERO,
             next_ticket: 0,
             in_flight: 0,
         }
@@ -228,6 +263,7 @@ impl Splitter {
     /// A request that holds its range goes to the disk. `payload_bytes` is what it would bring along.
     pub fn start(&mut self, ticket: &Ticket, payload_bytes: usize) -> Grant {
         let number = DiskNo(ticket.disk as u16);
+        let exhausted = self.is_exhausted();
         let disk = &mut self.disks[ticket.disk];
         let range = disk.regions.of(ticket.start, ticket.end);
         assert!(disk.regions.all_hot(range.clone()), "nothing is written before it is recorded hot");
@@ -237,7 +273,7 @@ impl Splitter {
             return Grant { lsn: None, expected: 0 };
         }
         let expected = payload_bytes + ENTRY_WEIGHT_BYTES;
-        if self.window.held_bytes() + expected > self.config.budget_bytes {
+        if self.window.held_bytes() + expected > self.config.budget_bytes || exhausted {
             disk.lose(range);
             disk.lost_writes += 1;
             if disk.gap.is_none() {
@@ -252,7 +288,8 @@ impl Splitter {
             self.marks.ordered();
         }
         self.window.expect(expected);
-        Grant { lsn: Some(self.window.give()), expected }
+        self.last_change = self.window.give();
+        Grant { lsn: Some(self.last_change), expected }
     }
 
     /// The disk has answered.
@@ -266,6 +303,7 @@ impl Splitter {
         }
         if let Some(lsn) = grant.lsn {
             let slot = match outcome {
+                Outcome::Done(runs) if runs.is_empty() => Slot::Empty,
                 Outcome::Done(runs) => Slot::Write { disk: number, runs, scan: false },
                 Outcome::Failed => {
                     // Its own LSN becomes the record, so no mark can leave between the two; and no gap that was to be
@@ -371,14 +409,56 @@ impl Splitter {
         self.disks[disk].regions.cool(self.committed, idle_before, target)
     }
 
+    /// What is to be reserved next, as the log numbers it, once half of the last reservation is used.
+    pub fn reservation_due(&self) -> Option<Lsn> {
+        let next = self.window.next();
+        (next.0 + LSN_RESERVE / 2 > self.reserved.0).then(|| Lsn(self.window.final_lsn(next).0 + LSN_RESERVE))
+    }
+
+    /// LSNs up to `last`, as the log numbers them, are reserved.
+    pub fn reserved(&mut self, last: Lsn) {
+        self.reserved = self.reserved.max(self.window.provisional(last));
+    }
+
+    /// Whether too few LSNs are reserved: writes are lost to the log until there are more.
+    pub fn is_exhausted(&self) -> bool {
+        self.window.next().0 + RECORDS_RESERVE > self.reserved.0
+    }
+
     /// Requests that are under way.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }
 
+    /// How a disk stands.
+    pub fn disk_view(&self, disk: usize) -> DiskView {
+        let (entry, (scanned_bytes, scan_bytes_left)) = (&self.disks[disk], self.scan_progress(disk));
+        DiskView {
+            number: self.is_open().then(|| self.window.number(disk)),
+            gap: entry.gap,
+            hot_regions: entry.regions.hot().count(),
+            stale_regions: entry.regions.stale().count(),
+            scanned_bytes,
+            scan_bytes_left,
+            unreadable_regions: self.unreadable_regions(disk),
+            lost_writes: entry.lost_writes,
+            activity_log_failed: entry.log_failed,
+        }
+    }
+
+    /// The rung of the overload ladder: 4 while a disk's writes do not fit, else 1.
+    pub fn rung(&self) -> u8 {
+        if self.disks.iter().any(|disk| disk.gap == Some(GapReason::Overload)) { 4 } else { 1 }
+    }
+
     /// The LSN that will be given next.
     pub fn next_lsn(&self) -> Lsn {
         self.window.final_lsn(self.window.next())
+    }
+
+    /// The newest LSN that is a write or closed a gap, as the log numbers it: nothing after it changed a disk in order.
+    pub fn last_change(&self) -> Lsn {
+        self.window.final_lsn(self.last_change)
     }
 
     /// Bytes held until they are committed.
