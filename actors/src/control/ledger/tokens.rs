@@ -54,7 +54,7 @@ impl Decision for CreateJoinToken {
             return invalid(format!("a join token may be used 1 to {JOIN_TOKEN_USES_MAX} times"));
         }
         let (id, sha256, text) = draw(JOIN, draft.chance);
-        let expires_at = Timestamp(draft.now.0.saturating_add(self.valid_for.as_micros() as i64));
+        let expires_at = after(draft.now, self.valid_for);
         let token = JoinToken {
             id,
             sha256,
@@ -71,6 +71,10 @@ impl Decision for CreateJoinToken {
         draft.event(Severity::Info, "join_token_created", Subject::Installation, text_of_event);
         Ok((token, text))
     }
+}
+
+fn after(now: Timestamp, time: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
 }
 
 /// Tokens that ended a day ago are of no more use, not even to say that they ended.
@@ -122,7 +126,7 @@ impl Decision for CreateApiToken {
         check_label(&self.label, "a token's label")?;
         let (id, sha256, text) = draw(API, draft.chance);
         let now = draft.now;
-        let expires_at = self.valid_for.map(|valid| Timestamp(now.0.saturating_add(valid.as_micros() as i64)));
+        let expires_at = self.valid_for.map(|valid| after(now, valid));
         let token = ApiToken { id, sha256, role: self.role, label: self.label, created_at: now, expires_at };
         draft.put(&token);
         let text_of_event = format!("{} made an API token for '{}'.", self.by, token.label);
