@@ -7,6 +7,7 @@ use actix::prelude::*;
 use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::Slot;
 use farshore_engine::log::Owner;
+use farshore_engine::protocol::RefusalCode;
 use slog::{info, warn};
 use tokio::sync::oneshot;
 
@@ -22,15 +23,22 @@ const STOP_FLUSH_MAX: Duration = Duration::from_secs(5);
 /// Somebody waits until everything is in the vault, or the time is over.
 pub(super) struct Leaving {
     tell: Vec<oneshot::Sender<()>>,
+    /// What agents are told that come meanwhile.
+    pub(super) refusal: (RefusalCode, &'static str),
 }
 
 impl Machine {
     /// Takes nothing more, closes the open segment, and waits until everything is committed, at most `within`.
-    fn leave(&mut self, within: Duration, ctx: &mut Context<Self>) -> oneshot::Receiver<()> {
+    fn leave(
+        &mut self,
+        within: Duration,
+        refusal: (RefusalCode, &'static str),
+        ctx: &mut Context<Self>,
+    ) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
         match &mut self.leaving {
             Some(leaving) => leaving.tell.push(tell),
-            None => self.leaving = Some(Leaving { tell: vec![tell] }),
+            None => self.leaving = Some(Leaving { tell: vec![tell], refusal }),
         }
         if self.failed.is_none() {
             self.set_phase(MachinePhase::Releasing);
@@ -99,7 +107,7 @@ impl Machine {
     /// The process stops: what is accepted becomes durable, and reaches the vault as far as there is time.
     pub(super) fn retire(&mut self, ctx: &mut Context<Self>) -> ResponseActFuture<Self, ()> {
         self.end_session("the process server stops");
-        let told = self.leave(STOP_FLUSH_MAX, ctx);
+        let told = self.leave(STOP_FLUSH_MAX, (RefusalCode::ShuttingDown, "the process server stops"), ctx);
         Box::pin(async move { told.await.unwrap_or_default() }.into_actor(self).map(|(), machine, ctx| {
             info!(machine.log, "the machine's actor stops"; "released" => ?machine.released());
             ctx.stop();
@@ -112,7 +120,7 @@ impl Handler<ReleaseLog> for Machine {
 
     fn handle(&mut self, msg: ReleaseLog, ctx: &mut Self::Context) -> Self::Result {
         self.chaos();
-        let told = self.leave(msg.within, ctx);
+        let told = self.leave(msg.within, (RefusalCode::NotOwner, "the machine's log is being handed over"), ctx);
         Box::pin(async move { told.await.unwrap_or_default() }.into_actor(self).map(|(), machine, ctx| {
             let released = machine.released();
             // What is not committed by now is sent again to the next owner: nothing may be uploaded behind its back.

@@ -150,8 +150,9 @@ impl Machine {
         if let Some(error) = &self.failed {
             return refusal(RefusalCode::NotOwner, format!("this process server does not write the log: {error}"));
         }
-        if self.leaving.is_some() {
-            return refusal(RefusalCode::NotOwner, "the machine's log is being handed over".into());
+        if let Some(leaving) = &self.leaving {
+            let (code, text) = leaving.refusal;
+            return refusal(code, text.into());
         }
         if self.spec.wiring.now() < self.sessions.paused_until {
             return refusal(RefusalCode::NotReady, "the cache disk failed a moment ago".into());
