@@ -44,4 +44,4 @@ soak: setup
 	FARSHORE_SOAK=1 FARSHORE_SEEDS=$(SEEDS) scripts/test.sh
 
 bench: setup
-	$(CARGO) bench --bench sealing --bench nbd_fio
+	$(CARGO) bench --bench sealing --bench nbd_fio --bench first_byte

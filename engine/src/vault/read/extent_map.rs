@@ -20,9 +20,9 @@ use std::ops::Range;
 
 use crate::section::WriteKind;
 
-/// What one extent takes in memory, in bytes. Measured: 500,000 extents in a `BTreeMap` of this key and value grow the
-/// process by 44 bytes each when filled at random; rounded up.
-pub const EXTENT_BYTES: usize = 48;
+/// What one extent takes in memory, in bytes. Measured: a million extents put at random places into the `BTreeMap` grow
+/// the process by 53 bytes each; rounded up.
+pub const EXTENT_BYTES: usize = 56;
 
 /// Where the bytes of an extent come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,11 +231,6 @@ impl ExtentMap {
             Some(run)
         })
     }
-
-    /// All extents from left to right, holes left out.
-    pub fn iter(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.extents.iter().map(|(&at, body)| piece(at, *body, at..body.end))
-    }
 }
 
 impl Source {
@@ -333,8 +328,9 @@ mod tests {
             let end = (from + len).min(DISK);
             prop_assert_eq!(bytes_of(map.runs(from..end), from), &model[from as usize..end as usize]);
             prop_assert_eq!(bytes_of(part.runs(low..high), low), &model[low as usize..high as usize]);
-            prop_assert_eq!(map.iter().map(|e| e.len as i64).sum::<i64>(), live);
-            prop_assert_eq!(map.iter().count(), map.len());
+            let known: Vec<_> = map.runs(0..DISK).filter(|run| run.source.is_some()).collect();
+            prop_assert_eq!(known.iter().map(|run| run.len as i64).sum::<i64>(), live);
+            prop_assert_eq!(known.len(), map.len());
         }
     }
 

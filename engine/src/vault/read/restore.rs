@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,7 +130,9 @@ pub async fn plan(
         let mut at = 0;
         while at < info.size_bytes {
             let map = volume.map(at).await?;
-            data_bytes += map.iter().filter(|extent| !extent.is_zero()).map(|extent| extent.len).sum::<u64>();
+            // A window may begin before the place that it was made for.
+            let runs = map.runs(at..map.window().end);
+            data_bytes += runs.filter(|run| !run.is_zero()).map(|run| run.len).sum::<u64>();
             at = map.window().end;
         }
         plans.push(DiskPlan { disk: info, target, data_bytes, volume });
@@ -191,7 +194,9 @@ impl RestorePlan {
         let mut at = 0;
         while at < plan.disk.size_bytes {
             let map = plan.volume.map(at).await?;
-            let work = by_frame(&map).into_iter().map(|pieces| self.write_frame(pieces, file.file.clone(), &file.path));
+            let work = by_frame(&map, at..map.window().end)
+                .into_iter()
+                .map(|pieces| self.write_frame(pieces, file.file.clone(), &file.path));
             let mut written = stream::iter(work).buffer_unordered(FRAMES_IN_FLIGHT);
             while let Some(bytes) = written.next().await {
                 report(bytes?);
@@ -243,10 +248,10 @@ struct Piece {
     len: usize,
 }
 
-/// The map's data, frame by frame.
-fn by_frame(map: &ExtentMap) -> Vec<Vec<Piece>> {
+/// The data of a range, frame by frame.
+fn by_frame(map: &ExtentMap, range: Range<u64>) -> Vec<Vec<Piece>> {
     let mut pieces: Vec<Piece> = map
-        .iter()
+        .runs(range)
         .filter_map(|extent| match extent.source {
             Some(Source::Data { segment, frame, payload_at }) => {
                 Some(Piece { segment, frame, payload_at, offset: extent.offset, len: extent.len as usize })

@@ -16,6 +16,7 @@ use crate::section::Section;
 use crate::vault::crypto::{DataKey, OpenError};
 use crate::vault::layout::ObjectName;
 use crate::vault::segment::{Footer, FrameOpener, IndexRow, ItemHeader, ItemKind, Trailer};
+use crate::vault::state::LogState;
 use crate::vault::store::ObjectStore;
 
 /// How much of an object's end is read first, in bytes. Chosen: holds the footer of a segment of 5,000 random writes
@@ -40,7 +41,7 @@ pub struct SegmentView {
     pub slot: Slot,
     /// The object's size in bytes.
     pub object_bytes: u64,
-    /// Its footer.
+    /// Its footer; without records and state once its reader has taken them.
     pub footer: Footer,
     /// The last LSN that counts: a child timeline takes from its parent only what came before the branch.
     pub limit: Lsn,
@@ -213,6 +214,12 @@ impl SegmentView {
     /// The same object, of which only LSNs up to `limit` count.
     pub fn up_to(&self, limit: Lsn) -> Self {
         Self { limit: self.limit.min(limit), ..self.clone() }
+    }
+
+    /// Forgets what the footer says about the log, which its reader has taken: a view then holds places of bytes only.
+    pub fn forget_log(&mut self) {
+        self.footer.records = Vec::new();
+        self.footer.state = LogState::default();
     }
 
     /// Forgets its kept index pages: they are read again when wanted.

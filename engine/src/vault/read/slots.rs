@@ -56,10 +56,36 @@ pub async fn find_slots(
             _ => break,
         }
     }
-    while let Some(found) = probe(store, machine, timeline, slots.next).await? {
+    probe_upward(store, machine, timeline, &mut slots).await?;
+    Ok(slots)
+}
+
+/// Finds what was filled from `from` on by probing alone: cheap where a log was read up to there just now. A missing
+/// slot is not told from the log's end.
+pub async fn find_new_slots(
+    store: &dyn ObjectStore,
+    machine: MachineId,
+    timeline: TimelineId,
+    from: Slot,
+) -> Result<Slots, StoreError> {
+    let mut slots = Slots { next: from, ..Slots::default() };
+    probe_upward(store, machine, timeline, &mut slots).await?;
+    Ok(slots)
+}
+
+async fn probe_upward(
+    store: &dyn ObjectStore,
+    machine: MachineId,
+    timeline: TimelineId,
+    slots: &mut Slots,
+) -> Result<(), StoreError> {
+    // No log gets there; a foreign object may bear the last number.
+    while slots.next.0 < u64::MAX
+        && let Some(found) = probe(store, machine, timeline, slots.next).await?
+    {
         slots.take(found);
     }
-    Ok(slots)
+    Ok(())
 }
 
 /// Asks by name for the slots that a list skipped before `end`.

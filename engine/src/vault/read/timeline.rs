@@ -20,7 +20,7 @@ use super::chain::Chain;
 use super::error::{Damage, ReadError};
 use super::points::{History, RecoveryPoint, SegmentRecords};
 use super::segment_view::{LogSource, SegmentView};
-use super::slots::{FilledSlot, find_slots};
+use super::slots::{FilledSlot, Slots, find_new_slots, find_slots};
 use crate::ids::{Lsn, MarkId, Slot, TimelineId};
 use crate::record::{Record, RecordAt};
 use crate::vault::layout::ObjectName;
@@ -99,26 +99,34 @@ impl TimelineReader {
             broken: None,
             kept_bytes: 0,
         };
-        reader.load(depth).await?;
+        let (machine, store) = (reader.source.machine(), reader.source.store());
+        let slots = find_slots(store, machine, timeline, Slot(0)).await.map_err(ReadError::Store)?;
+        reader.load(slots, depth).await?;
         Ok(reader)
     }
 
-    /// Reads what was added to the log since. After a break it tries the broken object again.
+    /// Reads what was added to the log since, without listing it. After a break it reads from the broken object on.
     pub async fn refresh(&mut self) -> Result<(), ReadError> {
         if self.broken.as_ref().is_some_and(|broken| broken.timeline != self.timeline) {
             *self = Self::open(self.source.clone(), self.timeline).await?;
             return Ok(());
         }
-        self.broken = None;
-        self.late = None;
-        self.lost.clear();
-        self.load(0).await
+        let (machine, store, next) = (self.source.machine(), self.source.store(), self.chain.next);
+        let slots = match self.broken.is_some() {
+            true => find_slots(store, machine, self.timeline, next).await,
+            false => find_new_slots(store, machine, self.timeline, next).await,
+        };
+        let slots = slots.map_err(ReadError::Store)?;
+        let before = (self.broken.take(), self.late.take(), std::mem::take(&mut self.lost));
+        let loaded = self.load(slots, 0).await;
+        if loaded.is_err() && self.broken.is_none() {
+            // The store went away before the break was looked at again: it is taken to be there still.
+            (self.broken, self.late, self.lost) = before;
+        }
+        loaded
     }
 
-    async fn load(&mut self, depth: usize) -> Result<(), ReadError> {
-        let slots = find_slots(self.source.store(), self.source.machine(), self.timeline, self.chain.next)
-            .await
-            .map_err(ReadError::Store)?;
+    async fn load(&mut self, slots: Slots, depth: usize) -> Result<(), ReadError> {
         let mut missing = slots.missing.into_iter().peekable();
         let (source, timeline) = (self.source.clone(), self.timeline);
         let keep = KEPT_PAGE_BYTES / IN_FLIGHT;
@@ -179,6 +187,10 @@ impl TimelineReader {
         }
         if self.kept_bytes + view.kept_bytes() > KEPT_PAGE_BYTES {
             view.drop_pages();
+        }
+        // A parent's records and states are taken once more, by its child.
+        if depth == 0 {
+            view.forget_log();
         }
         self.kept_bytes += view.kept_bytes();
         self.segments.push(Arc::new(view));

@@ -43,7 +43,7 @@ pub struct VolumeLimits {
 }
 
 impl Default for VolumeLimits {
-    /// 64 MiB of maps (1.3 million extents), 4 MiB ahead.
+    /// 64 MiB of maps (1.2 million extents), 4 MiB ahead.
     fn default() -> Self {
         Self { map_bytes_max: 64 << 20, read_ahead_bytes: 4 << 20 }
     }
