@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::context::{Context, Event, LinkNo};
 use super::maker::{Made, Maker};
-use crate::ids::{Epoch, IncarnationId, Lsn, MachineId, TimelineId, Timestamp};
+use crate::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, TimelineId, Timestamp};
 use crate::protocol::{AgentEnd, AgentEvent, AgentMessage, Hello, HelloKey, ServerMessage};
 use crate::record::{MarkKind, Record};
 use crate::vault::crypto::DataKey;
@@ -25,10 +25,18 @@ pub(super) struct History {
     pub(super) writes: BTreeMap<Lsn, Made>,
     /// Lives with their first LSN, in order.
     pub(super) lives: Vec<(Lsn, IncarnationId)>,
-    /// Marks and clean stops.
+    /// Marks, closed gaps and clean stops.
     pub(super) records: BTreeMap<Lsn, Record>,
     /// The highest LSN that an agent was told to be committed.
     pub(super) committed: Lsn,
+}
+
+impl History {
+    /// Each block's last writer before an LSN, with the LSN whose contents it brought: what the source disk holds.
+    pub(super) fn disk_at(&self, lsn: Lsn) -> BTreeMap<(DiskNo, u64), (Lsn, Lsn)> {
+        let before = self.writes.range(..lsn).map(|(_, made)| made);
+        before.map(|made| ((made.disk, made.offset), (made.lsn, made.contents))).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -85,7 +93,29 @@ impl Agent {
         ctx.say("agent", format!("life {life} begins at LSN {first}"));
         let mut maker = Maker::new(key, DISKS, BLOCKS, first);
         maker.skip_beginning();
-        Self { end: AgentEnd::new(hello, history.committed), link: None, maker, life, first, silent: false }
+        let end = AgentEnd::new(hello, history.committed);
+        let mut agent = Self { end, link: None, maker, life, first, silent: false };
+        agent.catch_up(history);
+        agent
+    }
+
+    /// Blocks that may not be committed are read again; then the replica equals the disk, and every gap closes.
+    fn catch_up(&mut self, history: &mut History) {
+        let hot: Vec<(DiskNo, u64, Lsn)> = history
+            .disk_at(self.first)
+            .into_iter()
+            .filter(|(_, (writer, _))| *writer > history.committed)
+            .map(|((disk, offset), (_, contents))| (disk, offset, contents))
+            .collect();
+        for blocks in hot.chunks(8) {
+            let (batch, made) = self.maker.rewrites(blocks);
+            history.writes.extend(made.into_iter().map(|made| (made.lsn, made)));
+            self.end.push(batch);
+        }
+        for disk in 0..DISKS {
+            let batch = self.maker.record(Record::GapClosed { disk: DiskNo(disk) });
+            self.push_records(batch, history);
+        }
     }
 
     /// The script: write, mark, or wait; then go on.

@@ -1,13 +1,20 @@
 //! The last word of a run: the whole log is opened and compared with what the agents wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::agent::History;
+use bytes::Bytes;
+
+use super::agent::{DISKS, History};
 use super::log::ModelLog;
-use super::maker::contents;
+use super::maker::{BLOCK_BYTES, contents};
 use crate::ids::{DiskNo, Lsn};
 use crate::record::Record;
 use crate::section::Section;
+use crate::vault::read::frame_cache::FrameCache;
+use crate::vault::read::segment_view::LogSource;
+use crate::vault::read::timeline::TimelineReader;
+use crate::vault::read::volume::{Volume, VolumeLimits};
 use crate::vault::segment::{FrameOpener, ItemKind, scan_whole_batches};
 use crate::vault::state::LogState;
 
@@ -15,9 +22,11 @@ use crate::vault::state::LogState;
 #[derive(Debug, Default)]
 struct Read {
     state: LogState,
-    /// LSN of every write, with its disk and place.
-    writes: BTreeMap<Lsn, (DiskNo, u64)>,
+    /// LSN of every write, with its disk, place and bytes.
+    writes: BTreeMap<Lsn, (DiskNo, u64, Bytes)>,
     records: BTreeMap<Lsn, Record>,
+    /// Marks at which no disk has a gap.
+    whole_marks: BTreeSet<Lsn>,
 }
 
 /// Checks everything that must hold of the finished log; gives how many writes it has.
@@ -53,13 +62,58 @@ pub(super) fn check(log: &ModelLog, history: &History) -> Result<usize, String> 
         let what = if found.contains(lsn) { "is in the log, but was never written" } else { "is missing" };
         return Err(format!("the write at LSN {lsn} {what}"));
     }
-    for (lsn, (disk, offset)) in &read.writes {
+    for (lsn, (disk, offset, data)) in &read.writes {
         let made = history.writes[lsn];
-        if (made.disk, made.offset) != (*disk, *offset) {
-            return Err(format!("the write at LSN {lsn} is in another place"));
+        if (made.disk, made.offset) != (*disk, *offset) || *data != contents(made.disk, made.contents) {
+            return Err(format!("the write at LSN {lsn} is in another place, or has other bytes"));
         }
     }
+    check_points(log, history, &read)?;
     Ok(found.len())
+}
+
+/// Points that are read back in full; the newest and others evenly spread.
+const POINTS_READ: usize = 4;
+
+/// I2 and I6 through the readers that everyone uses: every mark outside a gap is a point, no other is, and a point shows
+/// what the source's disks held when it was taken.
+fn check_points(log: &ModelLog, history: &History, read: &Read) -> Result<(), String> {
+    let source = LogSource::new(log.store.clone(), log.machine, log.key.clone());
+    let reader = log.wait(TimelineReader::open(source, log.timeline)).map_err(|error| error.to_string())?;
+    if let Some(broken) = reader.broken() {
+        return Err(format!("the log breaks at slot {}: {:?}", broken.slot, broken.damage));
+    }
+    let points = reader.points();
+    let marks = read.records.values().filter(|record| matches!(record, Record::Mark(_))).count();
+    let (whole, part): (Vec<_>, Vec<_>) = points.iter().partition(|point| point.in_gap.is_empty());
+    if points.len() > marks || whole.is_empty() != read.whole_marks.is_empty() {
+        return Err(format!("{} points of {marks} marks, {} in gaps", points.len(), part.len()));
+    }
+    let found: BTreeSet<Lsn> = whole.iter().map(|point| point.lsn).collect();
+    if found != read.whole_marks {
+        return Err(format!("the points lie at {found:?}, the marks outside gaps at {:?}", read.whole_marks));
+    }
+    let frames = Arc::new(FrameCache::new(16 << 20));
+    for point in whole.iter().step_by((whole.len() / POINTS_READ).max(1)) {
+        let expected = history.disk_at(point.lsn);
+        for disk in (0..DISKS).map(DiskNo) {
+            let volume = Volume::of_point(&reader, point, disk, frames.clone(), VolumeLimits::default())
+                .map_err(|error| error.to_string())?;
+            let mut shown = vec![0; volume.info().size_bytes as usize];
+            log.wait(volume.read(0, &mut shown)).map_err(|error| error.to_string())?;
+            for (n, block) in shown.chunks(BLOCK_BYTES as usize).enumerate() {
+                let offset = n as u64 * BLOCK_BYTES;
+                let held = expected.get(&(disk, offset)).map(|(_, from)| contents(disk, *from));
+                if held.unwrap_or_else(|| vec![0; BLOCK_BYTES as usize].into()) != block {
+                    return Err(format!(
+                        "I2: the point at LSN {} shows another block at {offset} of disk {disk}",
+                        point.lsn
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read(log: &ModelLog) -> Result<Read, String> {
@@ -90,7 +144,14 @@ fn read_segment(log: &ModelLog, object: &bytes::Bytes, read: &mut Read) -> Resul
                 ItemKind::BatchEnd { .. } => records = opener.reopen(&item).map_err(|error| text(&error))?.records,
             }
         }
+        let before = read.state.clone();
         read.state.follow_run(batch.first, batch.last, &records).map_err(|error| text(&error))?;
+        for at in records.iter().filter(|at| matches!(at.record, Record::Mark(_))) {
+            // The simulated agent marks in batches of their own.
+            if before.disks.values().all(|disk| disk.gap.is_none()) {
+                read.whole_marks.insert(at.lsn);
+            }
+        }
         read.records.extend(records.into_iter().map(|at| (at.lsn, at.record)));
     }
     Ok(())
@@ -103,10 +164,7 @@ fn read_section(log: &ModelLog, disk: DiskNo, plain: &bytes::Bytes, read: &mut R
     }
     for row in section.rows() {
         let data = section.payload.slice(row.payload_at..row.payload_at + row.entry.len as usize);
-        if data != contents(disk, row.entry.lsn) {
-            return Err(format!("the write at LSN {} has other bytes", row.entry.lsn));
-        }
-        if read.writes.insert(row.entry.lsn, (disk, row.entry.offset)).is_some() {
+        if read.writes.insert(row.entry.lsn, (disk, row.entry.offset, data)).is_some() {
             return Err(format!("the write at LSN {} is there twice", row.entry.lsn));
         }
     }

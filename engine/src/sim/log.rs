@@ -1,14 +1,22 @@
-//! The vault's log in memory: slots filled create-if-absent, each checked as it is filled.
+//! The vault's log: slots filled create-if-absent in a store in memory, each checked as it is filled, and read back by
+//! the readers that everyone uses, over lists that may be stale.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::runtime::Runtime;
 
 use crate::ids::{Lsn, MachineId, Slot, TimelineId};
 use crate::log::Owner;
 use crate::log::committer::{Found, Start};
 use crate::vault::crypto::DataKey;
+use crate::vault::layout::ObjectName;
+use crate::vault::read::tail::find_tail;
 use crate::vault::segment::{Control, Footer, FooterDigest, FooterPlace, ObjectKind};
 use crate::vault::state::LogState;
-use crate::vault::store::PutOutcome;
+use crate::vault::store::faulty::{Fault, FaultPlan, FaultyStore, StoreCall};
+use crate::vault::store::memory::MemoryStore;
+use crate::vault::store::{ObjectStore, PutOutcome};
 
 #[derive(Debug)]
 pub(super) struct Object {
@@ -30,15 +38,35 @@ impl Object {
     }
 }
 
-#[derive(Debug)]
 pub(super) struct ModelLog {
     pub(super) machine: MachineId,
     pub(super) timeline: TimelineId,
     pub(super) key: DataKey,
     pub(super) slots: Vec<Object>,
+    pub(super) store: Arc<FaultyStore>,
+    /// Runs the readers; nothing in them waits.
+    runtime: Runtime,
+}
+
+impl std::fmt::Debug for ModelLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelLog").field("slots", &self.slots.len()).finish_non_exhaustive()
+    }
 }
 
 impl ModelLog {
+    pub(super) fn new(machine: MachineId, timeline: TimelineId, key: DataKey, seed: u64) -> Self {
+        let plan = FaultPlan::none().seeded(seed, vec![(StoreCall::List, 0.5, Fault::StaleList)]);
+        let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), plan));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without a reactor");
+        Self { machine, timeline, key, slots: Vec::new(), store, runtime }
+    }
+
+    /// Runs a reader to its end.
+    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     /// Fills a slot if it is empty.
     ///
     /// # Errors
@@ -54,6 +82,9 @@ impl ModelLog {
         let footer = Footer::of_object(&self.key, self.machine, self.timeline, bytes)
             .map_err(|error| format!("slot {slot} does not open: {error}"))?;
         self.check(slot, &footer)?;
+        let name = ObjectName::log(self.machine, self.timeline, slot);
+        let put = self.wait(self.store.put_if_absent(&name, "one", bytes.clone()));
+        assert!(matches!(put, Ok(PutOutcome::Created)), "the slot was empty");
         self.slots.push(Object { bytes: bytes.clone(), footer });
         Ok(PutOutcome::Created)
     }
@@ -98,9 +129,19 @@ impl ModelLog {
         self.slots.last().map(Object::owner)
     }
 
-    pub(super) fn tail(&self) -> (Start, LogState) {
-        let state = self.slots.last().map_or_else(LogState::default, |last| last.footer.state.clone());
-        (Start { place: self.place(), newest: self.newest() }, state)
+    /// The end of the log, as an owner finds it.
+    ///
+    /// # Errors
+    /// When the reader does not find what is there.
+    pub(super) fn tail(&self) -> Result<(Start, LogState), String> {
+        let found = self.wait(find_tail(&*self.store, self.machine, self.timeline, &self.key, Slot(0)));
+        let tail = found.map_err(|error| format!("the log's end is not found: {error}"))?;
+        let newest = tail.last_owner.map(|(epoch, writer)| Owner { epoch, writer });
+        let place = FooterPlace { slot: tail.next, previous: tail.previous };
+        if place != self.place() || newest != self.newest() {
+            return Err(format!("slot {} is taken for the log's end, but that is {}", place.slot, self.place().slot));
+        }
+        Ok((Start { place, newest }, tail.state))
     }
 
     /// Everything up to it is committed.

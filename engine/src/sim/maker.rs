@@ -35,6 +35,8 @@ pub struct Made {
     pub disk: DiskNo,
     /// Where on it, in bytes.
     pub offset: u64,
+    /// The LSN whose contents it brings: its own, or for a block that is read again that of its last writer.
+    pub contents: Lsn,
 }
 
 impl Maker {
@@ -107,24 +109,42 @@ impl Maker {
     /// A batch of so many writes, somewhere.
     pub fn writes(&mut self, count: u64, chance: &mut SeededChance) -> (Batch, Vec<Made>) {
         let made: Vec<Made> = (0..count)
-            .map(|n| Made {
-                lsn: Lsn(self.next.0 + n),
-                disk: DiskNo(chance.below(self.disks.into()) as u16),
-                offset: chance.below(self.blocks) * BLOCK_BYTES,
+            .map(|n| {
+                let lsn = Lsn(self.next.0 + n);
+                let disk = DiskNo(chance.below(self.disks.into()) as u16);
+                Made { lsn, disk, offset: chance.below(self.blocks) * BLOCK_BYTES, contents: lsn }
             })
             .collect();
-        let first = self.next;
+        (self.batch(&made), made)
+    }
+
+    /// A batch that brings blocks again: their disk, place, and the LSN that wrote them last.
+    pub fn rewrites(&mut self, blocks: &[(DiskNo, u64, Lsn)]) -> (Batch, Vec<Made>) {
+        let made: Vec<Made> = (self.next.0..)
+            .zip(blocks)
+            .map(|(lsn, (disk, offset, contents))| Made {
+                lsn: Lsn(lsn),
+                disk: *disk,
+                offset: *offset,
+                contents: *contents,
+            })
+            .collect();
+        (self.batch(&made), made)
+    }
+
+    fn batch(&mut self, made: &[Made]) -> Batch {
+        let (first, count) = (self.next, made.len() as u64);
         self.next = Lsn(first.0 + count);
         let section = |disk: u16| {
             let mut builder = SectionBuilder::default();
             for write in made.iter().filter(|write| write.disk.0 == disk) {
-                let data = contents(write.disk, write.lsn);
+                let data = contents(write.disk, write.contents);
                 builder.data(write.lsn, write.offset, data.clone(), &digests(&self.digest_key, write.offset, &data));
             }
             (!builder.is_empty()).then(|| (DiskNo(disk), builder.finish()))
         };
         let sections = (0..self.disks).filter_map(section).collect();
-        (Batch { first, last: Lsn(first.0 + count - 1), sections, records: Vec::new() }, made)
+        Batch { first, last: Lsn(first.0 + count - 1), sections, records: Vec::new() }
     }
 }
 

@@ -183,7 +183,13 @@ impl Process {
     }
 
     fn begin(&mut self, log: &ModelLog, told: Option<(Owner, Lsn)>, ctx: &mut Context) -> Result<(), CacheError> {
-        let (mut start, log_end) = log.tail();
+        let (mut start, log_end) = match log.tail() {
+            Ok(tail) => tail,
+            Err(broken) => {
+                ctx.fail(broken);
+                return Ok(());
+            }
+        };
         let before = self.dir.owner()?;
         may_continue(self.owner, before, start.newest)?;
         self.dir.claim(self.owner)?;

@@ -46,7 +46,7 @@ impl World {
         let mut ctx = Context::new(seed, mutation);
         let machine = MachineId::draw(&mut ctx.chance);
         let timeline = TimelineId::draw(&mut ctx.chance);
-        let log = ModelLog { machine, timeline, key: DataKey::draw(&mut ctx.chance), slots: Vec::new() };
+        let log = ModelLog::new(machine, timeline, DataKey::draw(&mut ctx.chance), seed);
         let mut history = History::default();
         let agent = Agent::begin(machine, timeline, &log.key, None, &mut history, &mut ctx);
         let mut world = Self {

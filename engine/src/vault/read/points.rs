@@ -115,8 +115,11 @@ impl History {
                 pass_writes(&mut self.state, segment.writes, at.lsn).and_then(|()| self.take_record(segment, at));
             assert!(taken.is_ok(), "what a copy of the state took, the state takes");
         }
-        if let Some(state) = segment.state {
-            self.jump(state);
+        match segment.state {
+            // Nothing is missing before it: where its state differs, LSNs that no entry carries are counted in.
+            Some(state) if segment.readable => self.adopt(state),
+            Some(state) => self.jump(state),
+            None => {}
         }
         Ok(())
     }
@@ -163,6 +166,10 @@ impl History {
                 self.past_gaps.entry(*disk).or_default().push(PastGap { from: gap.from, closed: Lsn(u64::MAX) });
             }
         }
+        self.adopt(state);
+    }
+
+    fn adopt(&mut self, state: &LogState) {
         for after in state.disks.values() {
             self.know(&after.info, state.last_lsn);
         }
@@ -293,6 +300,27 @@ mod tests {
         log.put(Record::DiskRemoved { disk: DiskNo(0) });
         let last = log.mark();
         assert_eq!(log.points(), [(one, vec![0]), (both, vec![0, 1]), (last, vec![1])]);
+    }
+
+    #[test]
+    fn a_life_that_ends_in_lsns_without_entries_leaves_a_gap_that_closes() {
+        let mut log = Log::new(1);
+        log.put(Record::GapClosed { disk: DiskNo(0) });
+        let before = log.mark();
+        // LSNs up to 9 were dropped; then the next life begins at 20 without a clean stop.
+        let mut state = log.history.state().clone();
+        state.apply_run(Lsn(before + 1), Lsn(9)).expect("in order");
+        let (id, predecessor) = (IncarnationId([2; 16]), Some(IncarnationId([1; 16])));
+        let records = [RecordAt { lsn: Lsn(20), record: Record::Incarnation { id, predecessor } }];
+        state.apply(&records[0]).expect("its follower");
+        assert_eq!(state.disks[&DiskNo(0)].gap.map(|gap| gap.from), Some(Lsn(10)));
+        let place = (TimelineId([1; 8]), Slot(log.slot));
+        let segment = SegmentRecords { place, records: &records, writes: &[], state: Some(&state), readable: true };
+        log.history.take(segment).expect("in order");
+        log.lsn = 20;
+        log.put(Record::GapClosed { disk: DiskNo(0) });
+        let after = log.mark();
+        assert_eq!(log.points(), [(before, vec![0]), (after, vec![0])]);
     }
 
     #[test]
