@@ -221,6 +221,17 @@ impl ResponseError for Problem {
     }
 }
 
+/// A job that failed. Its trouble begins with the title of the fault that ended it: titles never change, so the code can
+/// be told from it.
+pub(crate) fn of_job(trouble: Option<&str>) -> Problem {
+    let trouble = trouble.unwrap_or("it did not say why");
+    let known = |&&code: &&FaultCode| trouble.strip_prefix(code.title()).is_some_and(|rest| rest.starts_with(": "));
+    match FaultCode::ALL.iter().find(known) {
+        Some(&code) => Fault::new(code, trouble[code.title().len() + 2..].to_owned()).into(),
+        None => Problem::of(RequestFault::JobFailed, trouble),
+    }
+}
+
 /// A body that is not what it should be.
 pub(crate) fn of_json(error: &JsonPayloadError) -> Problem {
     let fault = match error {
@@ -245,6 +256,14 @@ pub(crate) fn of_path(error: &PathError) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_jobs_trouble_becomes_the_problem_that_ended_it() {
+        let fault = Fault::new(FaultCode::PointUnknown, "mark 7");
+        assert_eq!(of_job(Some(&fault.to_string())), Problem::from(fault));
+        assert_eq!(of_job(Some("it burned")).code, "job_failed");
+        assert_eq!(of_job(None).status, 409);
+    }
 
     #[test]
     fn every_fault_becomes_an_error_status_with_its_own_words() {

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::auth::{Operator, Viewer};
 use crate::page::{Page, PageQuery};
-use crate::problem::{Problem, RequestFault};
+use crate::problem::{self, Problem, RequestFault};
 use crate::routes::jobs::{ended, location};
 use crate::routes::machines::resolve;
 use crate::routes::points::PointBody;
@@ -172,7 +172,7 @@ pub(crate) async fn serve_point(
     let job = ended(&api.plane, begun.job.id, SERVED_WITHIN).await?;
     let serve = begun.serve.ok_or_else(|| Problem::of(RequestFault::Internal, "the job serves nothing"))?;
     match job.state {
-        JobState::Failed => Err(failed(job.trouble)),
+        JobState::Failed => Err(problem::of_job(job.trouble.as_deref())),
         JobState::Running => {
             let view = api.plane.served_point(serve)?;
             let location = location(job.id);
@@ -184,10 +184,6 @@ pub(crate) async fn serve_point(
             Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(ServedBody::from(view)))
         }
     }
-}
-
-fn failed(trouble: Option<String>) -> Problem {
-    Problem::of(RequestFault::JobFailed, trouble.unwrap_or_else(|| "it did not say why".into()))
 }
 
 /// Ends a served point; what was written to it is thrown away.
@@ -203,7 +199,7 @@ pub(crate) async fn stop_serving(
     let job = ended(&api.plane, begun.job.id, ENDED_WITHIN).await?;
     match job.state {
         JobState::Done => Ok(HttpResponse::NoContent().finish()),
-        JobState::Failed => Err(failed(job.trouble)),
+        JobState::Failed => Err(problem::of_job(job.trouble.as_deref())),
         JobState::Running => Ok(HttpResponse::Accepted().insert_header((LOCATION, location(job.id))).finish()),
     }
 }

@@ -1,0 +1,5 @@
+//! The API as its callers meet it: real sockets, real tokens, a real control plane; a process server played by the test.
+
+mod machines;
+mod refusals;
+mod rig;
