@@ -9,8 +9,8 @@ use farshore_actors::supervise::{OsChance, wall_clock};
 use farshore_engine::agent::config::status_file;
 use farshore_engine::agent::papers::{PapersError, load_assignment};
 use farshore_engine::agent::{
-    Agent, AgentConfig, AgentError, AgentStatus, DiskConfig, EnrolAt, Network, Papers, Prepared, SessionState, Stopped,
-    Surroundings, Target, TlsDial,
+    Agent, AgentConfig, AgentError, AgentStatus, DiskConfig, EnrolAt, Hooks, Network, Papers, Prepared, SessionState,
+    Stopped, Surroundings, Target, TlsDial,
 };
 use farshore_engine::control::link::LinkError;
 use farshore_engine::control::messages::JoinSecret;
@@ -69,6 +69,12 @@ struct RunArgs {
     /// Most that writes may hold in memory until they are committed, in bytes.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(16 << 20..))]
     memory_budget: Option<u64>,
+    /// Shell command that brings the applications to rest before an app-consistent mark.
+    #[arg(long, value_name = "COMMAND", requires = "post_hook")]
+    pre_hook: Option<String>,
+    /// Shell command that lets them go on after it.
+    #[arg(long, value_name = "COMMAND", requires = "pre_hook")]
+    post_hook: Option<String>,
 }
 
 /// Runs the command.
@@ -125,6 +131,8 @@ impl RunArgs {
         config.mark_interval = Duration::from_millis(mark_interval);
         let budget = self.memory_budget.unwrap_or(settings.agent.memory_bytes_max);
         config.budget_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
+        let hooks = self.pre_hook.clone().zip(self.post_hook.clone());
+        config.hooks = hooks.map(|(pre, post)| Hooks { pre, post });
         config
     }
 

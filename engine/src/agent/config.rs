@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::hooks::Hooks;
 use crate::defaults;
 use crate::ids::{Chance, Timestamp};
 use crate::record::{DISKS_MAX, NAME_BYTES_MAX};
@@ -122,6 +123,8 @@ pub struct AgentConfig {
     pub hot_regions_target: usize,
     /// How long a region is not used before it is cooled.
     pub cool_after: Duration,
+    /// What runs around app-consistent marks.
+    pub hooks: Option<Hooks>,
     /// The program's version.
     pub version: String,
     /// Clock and chance.
@@ -140,6 +143,7 @@ impl AgentConfig {
             region_bytes: REGION_BYTES,
             hot_regions_target: HOT_REGIONS_TARGET,
             cool_after: COOL_AFTER,
+            hooks: None,
             version: env!("CARGO_PKG_VERSION").into(),
             surroundings,
         }

@@ -18,6 +18,7 @@ pub mod config;
 mod control;
 mod disks;
 pub mod error;
+pub mod hooks;
 mod keeper;
 pub mod papers;
 mod seen;
@@ -39,6 +40,7 @@ use tokio::sync::watch;
 
 pub use config::{AgentConfig, BadDisk, DiskConfig, Surroundings};
 pub use error::AgentError;
+pub use hooks::Hooks;
 pub use papers::{EnrolAt, Papers};
 pub use session::{Dial, Stream};
 pub use shared::Target;

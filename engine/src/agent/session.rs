@@ -12,6 +12,7 @@
 //! It holds no lock while it waits, and the write path never waits for it (I1).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::hooks;
 use super::shared::{Phase, Shared, Target};
 use super::status::SessionState;
 use crate::capture::opening::{KnownLog, Opening, plan};
@@ -27,7 +29,7 @@ use crate::control::messages::Severity;
 use crate::ids::{Chance, Lsn, ProcessServerId};
 use crate::protocol::message::{HelloKey, PROTOCOL_VERSION};
 use crate::protocol::{Accepted, AgentEnd, AgentEvent, Hello, Refusal, RefusalCode, Reset, ServerMessage};
-use crate::record::{DiskInfo, GapReason, Mark};
+use crate::record::{DiskInfo, GapReason};
 use crate::transport::framed::{FramedReader, FramedWriter};
 
 /// Bytes handed to the protocol's end and not sent; beyond them batches wait in the splitter.
@@ -76,6 +78,8 @@ pub(super) struct Session {
     /// The clean stop's LSN once it was given.
     clean_stop: Option<Lsn>,
     idle_said: Instant,
+    /// An app mark is being taken.
+    app_mark: Arc<AtomicBool>,
 }
 
 impl Session {
@@ -83,7 +87,8 @@ impl Session {
         let chance = (shared.config.surroundings.chance)();
         let (target, phase) = (shared.target.subscribe(), shared.phase.subscribe());
         let end = new_end(&shared, shared.known.first, None);
-        Self { shared, dial, chance, end, target, phase, clean_stop: None, idle_said: Instant::now() }
+        let (idle_said, app_mark) = (Instant::now(), Arc::default());
+        Self { shared, dial, chance, end, target, phase, clean_stop: None, idle_said, app_mark }
     }
 
     /// Keeps a session until the agent ends.
@@ -287,17 +292,7 @@ impl Session {
                     self.shared.retarget(Target { addresses, epoch, process_server: None });
                     over = over.or(Some(Over::Redirected));
                 }
-                AgentEvent::MarkNow(request) => {
-                    let (wall, now) = (self.shared.wall(), self.shared.tap.now());
-                    let mark = Mark {
-                        id: request.id,
-                        kind: request.kind,
-                        captured_at: wall,
-                        members: Vec::new(),
-                        label: request.label,
-                    };
-                    self.shared.tap.splitter().mark(mark, now);
-                }
+                AgentEvent::MarkNow(request) => hooks::mark(&self.shared, request, &self.app_mark),
                 AgentEvent::Alarm(alarm) => {
                     self.shared.event(Severity::Critical, "log_alarm", alarm.to_string());
                     over = over.or(Some(Over::Refused(alarm.to_string())));

@@ -15,8 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Scans until the tap stops.
 pub fn run(tap: &Tap) {
     while !tap.is_stopping() {
-        let busy = (0..tap.disks().len()).fold(false, |busy, disk| step(tap, disk) || busy);
-        if !busy {
+        let steps = (0..tap.disks().len()).filter(|disk| step(tap, *disk)).count();
+        if steps == 0 {
             tap.wait_for_scan(LOOK_EVERY);
         }
     }
