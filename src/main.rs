@@ -4,7 +4,9 @@ mod commands;
 mod exit;
 mod logging;
 mod settings;
+mod stop;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,10 +42,80 @@ struct Global {
     log_level: Option<String>,
 }
 
+/// What servers take beside what every command takes.
+#[derive(Debug, Args)]
+struct Listen {
+    /// Address of the management interface.
+    #[arg(long)]
+    listen_management: Option<SocketAddr>,
+    /// Address for replication data.
+    #[arg(long)]
+    listen_replication: Option<SocketAddr>,
+    /// Address for control sessions.
+    #[arg(long)]
+    listen_control: Option<SocketAddr>,
+    /// Serve management over plain HTTP; only on a loopback address.
+    #[arg(long)]
+    plain_http: bool,
+    /// The vault: a path or file:///path.
+    #[arg(long)]
+    vault: Option<String>,
+    /// The vault's key file.
+    #[arg(long)]
+    vault_key_file: Option<PathBuf>,
+    /// Let tests make actors panic. Not for production.
+    #[arg(long)]
+    enable_chaos: bool,
+}
+
+impl Listen {
+    fn add_to(&self, flags: &mut Dict) {
+        let mut listen = Dict::new();
+        let addresses = [
+            ("management", self.listen_management),
+            ("replication", self.listen_replication),
+            ("control", self.listen_control),
+        ];
+        for (name, address) in addresses {
+            if let Some(address) = address {
+                listen.insert(name.into(), Value::from(address.to_string()));
+            }
+        }
+        if self.plain_http {
+            listen.insert("plain_http".into(), Value::from(true));
+        }
+        let mut vault = Dict::new();
+        if let Some(url) = &self.vault {
+            vault.insert("url".into(), Value::from(url.as_str()));
+        }
+        if let Some(file) = &self.vault_key_file {
+            vault.insert("key_file".into(), Value::from(file.display().to_string()));
+        }
+        for (name, part) in [("listen", listen), ("vault", vault)] {
+            if !part.is_empty() {
+                flags.insert(name.into(), Value::from(part));
+            }
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Protect this machine's disks.
+    /// Configuration server and process server in one process.
+    Up(Listen),
+    /// The configuration server alone.
+    ConfigServer(Listen),
+    /// A process server alone.
+    ProcessServer {
+        #[command(flatten)]
+        args: commands::servers::ProcessServerArgs,
+        #[command(flatten)]
+        listen: Listen,
+    },
+    /// The mobility agent: protects this machine's disks.
     Agent(commands::agent::AgentArgs),
+    /// A working system with a protected machine under live load.
+    Demo(commands::demo::DemoArgs),
     /// Prove that nothing is lost: a workload with a journal, and a checker.
     #[command(subcommand)]
     Chaos(commands::chaos::ChaosCommand),
@@ -86,14 +158,30 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Outcome {
-    let loaded = settings::load(cli.global.config.as_deref(), &cli.global.flags())?;
-    let level = logging::level(&loaded.settings.log.level).map_err(exit::Failure::usage)?;
-    let (logger, _guard) = logging::start(loaded.settings.log.format, level);
+    let mut flags = cli.global.flags();
     match &cli.command {
-        Command::Agent(args) => commands::agent::run(args, &loaded.settings, &logger),
+        Command::Up(listen) | Command::ConfigServer(listen) | Command::ProcessServer { listen, .. } => {
+            listen.add_to(&mut flags);
+        }
+        _ => {}
+    }
+    let loaded = settings::load(cli.global.config.as_deref(), &flags)?;
+    let settings = &loaded.settings;
+    let level = logging::level(&settings.log.level).map_err(exit::Failure::usage)?;
+    let (logger, _guard) = logging::start(settings.log.format, level);
+    match &cli.command {
+        Command::Up(listen) => commands::servers::up(settings, &logger, &stop::listen(&logger)?, listen.enable_chaos),
+        Command::ConfigServer(listen) => {
+            commands::servers::config_server(settings, &logger, &stop::listen(&logger)?, listen.enable_chaos)
+        }
+        Command::ProcessServer { args, listen } => {
+            commands::servers::process_server(args, settings, &logger, &stop::listen(&logger)?, listen.enable_chaos)
+        }
+        Command::Agent(args) => commands::agent::run(args, settings, &logger),
+        Command::Demo(args) => commands::demo::run(args, stop::listen(&logger)?),
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
-        Command::Ctl(args) => commands::ctl::run(args, &loaded.settings),
+        Command::Ctl(args) => commands::ctl::run(args, settings),
         Command::Vault(command) => commands::vault::run(command, &logger),
     }
 }

@@ -141,8 +141,11 @@ pub(crate) fn load(file: Option<&Path>, flags: &Dict) -> Result<Loaded, Failure>
     }
     let environment = Env::prefixed("FARSHORE_").filter(names_a_setting).split("__");
     figment = figment.merge(environment).merge(Flags(flags.clone()));
-    let settings: Settings = figment.extract().map_err(|error| Failure::usage(explain(error)))?;
+    let mut settings: Settings = figment.extract().map_err(|error| Failure::usage(explain(error)))?;
     check(&settings)?;
+    // Sockets in it are told to others, who may stand in another directory.
+    settings.state_dir = std::path::absolute(&settings.state_dir)
+        .map_err(|error| Failure::usage(format!("state_dir {}: {error}", settings.state_dir.display())))?;
     Ok(Loaded { settings, figment })
 }
 

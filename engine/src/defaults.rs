@@ -22,6 +22,13 @@ pub const CACHE_BYTES_MAX: u64 = 10 << 30;
 /// Most that an agent holds in memory until it is committed, in bytes.
 pub const AGENT_MEMORY_BYTES_MAX: u64 = 128 << 20;
 
+/// How long a member's certificate is valid, in days.
+pub const CERTIFICATE_DAYS: u32 = 397;
+/// Time that the owner before has to bring its cache to the vault during a move, in seconds.
+pub const RELEASE_SECONDS: u64 = 5;
+/// Time that a new owner has to fence a log and learn its end, in seconds.
+pub const ADOPT_SECONDS: u64 = 10;
+
 /// Name, value and unit of every default, for the documentation.
 pub const TABLE: &[(&str, u64, &str)] = &[
     ("management port", MANAGEMENT_PORT as u64, "TCP"),
@@ -33,5 +40,8 @@ pub const TABLE: &[(&str, u64, &str)] = &[
     ("RPO warning", RPO_WARNING_SECONDS, "s"),
     ("RPO critical", RPO_CRITICAL_SECONDS, "s"),
     ("cache", CACHE_BYTES_MAX, "bytes"),
+    ("certificates", CERTIFICATE_DAYS as u64, "days"),
+    ("release", RELEASE_SECONDS, "s"),
+    ("adopt", ADOPT_SECONDS, "s"),
     ("agent memory", AGENT_MEMORY_BYTES_MAX, "bytes"),
 ];

@@ -4,4 +4,6 @@ pub(crate) mod agent;
 pub(crate) mod chaos;
 pub(crate) mod config;
 pub(crate) mod ctl;
+pub(crate) mod demo;
+pub(crate) mod servers;
 pub(crate) mod vault;

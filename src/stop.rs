@@ -1,0 +1,49 @@
+//! How a role hears that it shall end: SIGTERM or SIGINT. The first asks for a clean stop, the second ends the process.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use slog::{Logger, info};
+
+use crate::exit::{ExitKind, Failure};
+
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Listens for signals from now on, on a thread of its own.
+pub(crate) fn listen(log: &Logger) -> Result<Arc<AtomicBool>, Failure> {
+    let failed = |error: std::io::Error| Failure::failed(format!("listen for signals: {error}"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let (flag, log) = (stop.clone(), log.clone());
+    let (mut term, mut int) = {
+        let _inside = runtime.enter();
+        use tokio::signal::unix::{SignalKind, signal};
+        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?)
+    };
+    let wait = move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                if flag.swap(true, Ordering::Relaxed) {
+                    process::exit(ExitKind::Failed as i32);
+                }
+                info!(log, "stopping; once more ends it at once");
+            }
+        });
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(failed)?;
+    Ok(stop)
+}
+
+/// Waits until the process shall end.
+pub(crate) async fn stopped(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,220 @@
+//! A whole installation of real processes: `up` or its roles alone, agents with disks, a stamped workload, and the
+//! checks of the oracle on what is served.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::rig::{FARSHORE, Proc, Rig, eventually};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of the rig are text")
+}
+
+/// What a server wrote into its state directory when it was ready.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoints {
+    pub(crate) management: String,
+    pub(crate) control: String,
+    pub(crate) fingerprint: String,
+}
+
+/// The servers.
+pub(crate) struct Site {
+    pub(crate) up: Option<Proc>,
+    pub(crate) state: PathBuf,
+    pub(crate) endpoints: Endpoints,
+}
+
+impl Site {
+    /// `farshore up`, ready.
+    pub(crate) fn up(rig: &Rig, more: &[&str]) -> Self {
+        let state = rig.path("site");
+        let loopback = "127.0.0.1:0";
+        let mut args = vec!["up", "--state-dir", text(&state), "--listen-management", loopback];
+        args.extend(["--listen-replication", loopback, "--listen-control", loopback, "--plain-http"]);
+        args.extend(more);
+        let up = rig.start("up", &args);
+        let endpoints = Self::endpoints(rig, &state, up.pid());
+        Self { up: Some(up), state, endpoints }
+    }
+
+    /// Waits for what process `pid` wrote.
+    pub(crate) fn endpoints(rig: &Rig, state: &Path, pid: u32) -> Endpoints {
+        eventually("the server's endpoints", || {
+            let json = rig.json(&state.join("endpoints.json"))?;
+            if json["pid"].as_u64() != Some(pid.into()) {
+                return Err(format!("endpoints are of process {}", json["pid"]));
+            }
+            let field = |name: &str| json[name].as_str().map(str::to_owned).ok_or(format!("no {name} in {json}"));
+            Ok(Endpoints {
+                management: field("management")?,
+                control: field("control")?,
+                fingerprint: field("ca_fingerprint")?,
+            })
+        })
+    }
+
+    /// Starts `up` again on the addresses it had.
+    pub(crate) fn start_again(&mut self, rig: &Rig) {
+        let address = |url: &str| url.rsplit('/').next().unwrap_or(url).to_owned();
+        let json = rig.json(&self.state.join("endpoints.json")).expect("endpoints of the last life");
+        let replication = json["replication"].as_str().expect("a replication address").to_owned();
+        let (management, control) = (address(&self.endpoints.management), self.endpoints.control.clone());
+        let args = ["up", "--state-dir", text(&self.state), "--listen-management", &management, "--plain-http"];
+        let more = ["--listen-replication", &replication, "--listen-control", &control];
+        let up = rig.start("up", &[&args[..], &more[..]].concat());
+        self.endpoints = Self::endpoints(rig, &self.state, up.pid());
+        self.up = Some(up);
+    }
+
+    /// `farshore ctl --json`, as the first admin.
+    pub(crate) fn ctl(&self, rig: &Rig, args: &[&str]) -> Value {
+        rig.farshore_json(&self.ctl_args(args).iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The arguments of a `ctl` call.
+    pub(crate) fn ctl_args(&self, args: &[&str]) -> Vec<String> {
+        let token = self.state.join("admin.token");
+        let mut all = vec!["ctl", "--server", &self.endpoints.management, "--token-file", text(&token), "--json"];
+        all.extend(args);
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    /// A join token.
+    pub(crate) fn token(&self, rig: &Rig, role: &str) -> String {
+        let token = self.ctl(rig, &["token", "create", "--role", role]);
+        token["token"].as_str().unwrap_or_else(|| panic!("no token in {token}")).to_owned()
+    }
+
+    /// The machine of that name.
+    pub(crate) fn machine(&self, rig: &Rig, name: &str) -> Value {
+        let machines = self.ctl(rig, &["machines"]);
+        let items = machines["items"].as_array().unwrap_or_else(|| panic!("no items in {machines}"));
+        items
+            .iter()
+            .find(|machine| machine["name"] == name)
+            .unwrap_or_else(|| panic!("no {name} in {machines}"))
+            .clone()
+    }
+
+    /// Recovery points of a machine, newest first.
+    pub(crate) fn points(&self, rig: &Rig, machine: &str) -> Vec<Value> {
+        let points = self.ctl(rig, &["points", machine]);
+        points["items"].as_array().cloned().unwrap_or_else(|| panic!("no items in {points}"))
+    }
+}
+
+/// A protected disk.
+#[derive(Clone, Debug)]
+pub(crate) struct DiskAt {
+    pub(crate) name: &'static str,
+    pub(crate) image: PathBuf,
+    pub(crate) sector: u32,
+}
+
+/// An agent's process and what it protects.
+pub(crate) struct Machine {
+    pub(crate) name: &'static str,
+    pub(crate) disks: Vec<DiskAt>,
+    pub(crate) state: PathBuf,
+    pub(crate) agent: Option<Proc>,
+}
+
+impl Machine {
+    /// A machine with fresh images; its agent is not started.
+    pub(crate) fn new(rig: &Rig, name: &'static str, disks: &[(&'static str, u64, u32)]) -> Self {
+        let disks = disks.iter().map(|&(disk, bytes, sector)| {
+            let image = rig.image(&format!("{name}-{disk}.img"), bytes);
+            DiskAt { name: disk, image, sector }
+        });
+        Self { name, disks: disks.collect(), state: rig.path(&format!("{name}.agent")), agent: None }
+    }
+
+    /// Starts the agent; the first time with a token.
+    pub(crate) fn start(&mut self, rig: &Rig, site: &Site, token: Option<&str>) {
+        let disks: Vec<String> = self
+            .disks
+            .iter()
+            .map(|disk| format!("{}={},sector={}", disk.name, disk.image.display(), disk.sector))
+            .collect();
+        let mut args = vec!["agent", "--name", self.name, "--state-dir", text(&self.state)];
+        disks.iter().for_each(|disk| args.extend(["--disk", disk]));
+        args.extend(["--server", &site.endpoints.control, "--ca-fingerprint", &site.endpoints.fingerprint]);
+        args.extend(token.iter().flat_map(|token| ["--token", token]));
+        self.agent = Some(rig.start(&format!("{}.agent-log", self.name), &args));
+        for disk in &self.disks {
+            let socket = self.socket(disk.name);
+            eventually("the agent's export", || {
+                std::os::unix::net::UnixStream::connect(&socket).map(drop).map_err(|error| error.to_string())
+            });
+        }
+    }
+
+    pub(crate) fn socket(&self, disk: &str) -> PathBuf {
+        self.state.join(format!("{disk}.sock"))
+    }
+
+    pub(crate) fn uri(&self, disk: &str) -> String {
+        format!("nbd+unix:///{disk}?socket={}", self.socket(disk).display())
+    }
+
+    /// The agent's own view.
+    pub(crate) fn status(&self, rig: &Rig) -> Result<Value, String> {
+        rig.json(&self.state.join("status.json"))
+    }
+
+    /// Waits until all that was written is committed and no disk has a gap.
+    pub(crate) fn settled(&self, rig: &Rig) -> Value {
+        eventually("everything written to be committed", || {
+            let status = self.status(rig)?;
+            let pid = self.agent.as_ref().map(Proc::pid);
+            let own = status["pid"].as_u64() == pid.map(u64::from);
+            let gapless =
+                status["disks"].as_array().is_some_and(|disks| disks.iter().all(|disk| disk["gap"].is_null()));
+            let last = status["last_lsn"].as_u64();
+            if own && gapless && last.is_some() && status["committed"].as_u64() >= last {
+                return Ok(status);
+            }
+            Err(status.to_string())
+        })
+    }
+}
+
+/// A stamped workload over all disks of a machine, with its journal.
+pub(crate) struct Load {
+    process: Proc,
+    pub(crate) journal: PathBuf,
+}
+
+impl Load {
+    pub(crate) fn start(rig: &Rig, machine: &Machine, seconds: u32, seed: u64, rate: u32) -> Self {
+        let journal = rig.path(&format!("{}-{seed}.journal", machine.name));
+        let mut command = Command::new(FARSHORE);
+        command.args(["chaos", "workload", "--journal", text(&journal), "--seconds", &seconds.to_string()]);
+        command.args(["--seed", &seed.to_string(), "--rate", &rate.to_string()]);
+        for disk in &machine.disks {
+            command.args(["--nbd", &format!("{}={}", disk.name, machine.uri(disk.name))]);
+        }
+        let process = Proc::start("workload", command, &rig.path(&format!("workload-{seed}.log")));
+        Self { process, journal }
+    }
+
+    /// Waits for its end; no write may have failed.
+    pub(crate) fn finish(mut self) -> PathBuf {
+        eventually("the workload's end", || if self.process.runs() { Err("it still runs".into()) } else { Ok(()) });
+        let journal = self.journal.clone();
+        self.process.succeeded();
+        journal
+    }
+}
+
+/// The oracle's verdict on images or exports, one per disk.
+pub(crate) fn check(rig: &Rig, journal: &Path, sources: &[(String, String)], more: &[&str]) {
+    let images: Vec<String> = sources.iter().map(|(disk, at)| format!("{disk}={at}")).collect();
+    let mut args = vec!["chaos", "check", "--journal", text(journal)];
+    images.iter().for_each(|image| args.extend(["--image", image]));
+    args.extend(more);
+    rig.farshore_ok(&args);
+}

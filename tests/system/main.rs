@@ -1,0 +1,11 @@
+//! The system as its users run it: real processes, real clients, real filesystems and databases, kills and damage. The
+//! oracle decides.
+
+mod cluster;
+mod filesystems;
+mod kills;
+mod mounted;
+mod moves;
+mod restarts;
+mod rig;
+mod vault_alone;
