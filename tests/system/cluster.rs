@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::rig::{FARSHORE, Proc, Rig, eventually};
 
+/// What the workload uses of each disk, in bytes: a part, so that a full resync would show.
+const SPAN_BYTES: u64 = 16 << 20;
+
 fn text(path: &Path) -> &str {
     path.to_str().expect("paths of the rig are text")
 }
@@ -193,9 +196,17 @@ impl Load {
         let journal = rig.path(&format!("{}-{seed}.journal", machine.name));
         let mut command = Command::new(FARSHORE);
         command.args(["chaos", "workload", "--journal", text(&journal), "--seconds", &seconds.to_string()]);
-        command.args(["--seed", &seed.to_string(), "--rate", &rate.to_string()]);
+        command.args([
+            "--seed",
+            &seed.to_string(),
+            "--rate",
+            &rate.to_string(),
+            "--span-bytes",
+            &SPAN_BYTES.to_string(),
+        ]);
+        command.args(["--connections", "2", "--flush-every", "20", "--zero-percent", "2", "--trim-percent", "1"]);
         for disk in &machine.disks {
-            command.args(["--nbd", &format!("{}={}", disk.name, machine.uri(disk.name))]);
+            command.args(["--nbd", &machine.uri(disk.name)]);
         }
         let process = Proc::start("workload", command, &rig.path(&format!("workload-{seed}.log")));
         Self { process, journal }
