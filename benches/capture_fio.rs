@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use farshore_engine::capture::activity_layout::{ActivityHeader, DiskIdentity, LogIdentity};
 use farshore_engine::capture::activity_log::ActivityLog;
 use farshore_engine::capture::opening::{KnownDisk, KnownLog, plan};
+use farshore_engine::capture::scan::SCAN_CHUNK_BYTES;
 use farshore_engine::capture::{DiskStart, RegionSet, Splitter, SplitterConfig, Tap, TapDisk, TapExport, scanner};
 use farshore_engine::digest::DigestKey;
 use farshore_engine::ids::{IncarnationId, Lsn};
@@ -73,6 +74,7 @@ fn captured(image: &Path, activity: &Path) -> Arc<Tap> {
         budget_bytes: 128 << 20,
         mark_interval: Duration::from_secs(1),
         linger: Duration::from_millis(10),
+        scan_chunk_bytes: SCAN_CHUNK_BYTES,
     };
     let start = DiskStart { size_bytes: DISK_BYTES, region_bytes: REGION_BYTES, hot: hot.clone() };
     let header = ActivityHeader {

@@ -48,6 +48,7 @@ pub use status::{AgentStatus, DiskStatus, SessionState};
 pub use tls_dial::TlsDial;
 
 use crate::capture::opening::KnownLog;
+use crate::capture::scan::SCAN_CHUNK_BYTES;
 use crate::capture::{Splitter, SplitterConfig, Tap, TapExport, scanner};
 use crate::control::link::Connect;
 use crate::control::messages::Severity;
@@ -221,8 +222,12 @@ fn assemble(
         hot_regions_at_start: found.hot_regions,
     });
     let facts = facts.collect();
-    let splitter_config =
-        SplitterConfig { budget_bytes: config.budget_bytes, mark_interval: config.mark_interval, linger: LINGER };
+    let splitter_config = SplitterConfig {
+        budget_bytes: config.budget_bytes,
+        mark_interval: config.mark_interval,
+        linger: LINGER,
+        scan_chunk_bytes: SCAN_CHUNK_BYTES,
+    };
     let starts = ready.iter().map(|disk| disk.start.clone()).collect();
     let splitter = Splitter::new(splitter_config, known.first, starts);
     let key = DataKey::from_bytes(*papers.grant.data_key.bytes()).digest_key();

@@ -176,8 +176,13 @@ impl World {
         let count = (BLOCKS as u64 * BLOCK).div_ceil(REGION) as u32;
         let hot = if stale { RegionSet::all(count) } else { RegionSet::none(count) };
         let start = DiskStart { size_bytes: SIZE, region_bytes: REGION, hot: hot.clone() };
-        let config =
-            SplitterConfig { budget_bytes, mark_interval: Duration::from_millis(5), linger: Duration::from_millis(2) };
+        let config = SplitterConfig {
+            budget_bytes,
+            mark_interval: Duration::from_millis(5),
+            linger: Duration::from_millis(2),
+            // Half a region, so that what is read already and what is not lie side by side.
+            scan_chunk_bytes: REGION / 2,
+        };
         // Disks that are scanned first hold something already.
         let disk: Vec<u32> = (0..BLOCKS).map(|n| if stale && n % 3 == 0 { 1 + n as u32 } else { 0 }).collect();
         Self {

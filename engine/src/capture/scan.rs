@@ -123,7 +123,7 @@ impl Splitter {
         let free = self.config.budget_bytes.saturating_sub(held - scan) / 2;
         let open = self.is_open() && !self.is_exhausted();
         let entry = &mut self.disks[disk];
-        let chunk = SCAN_CHUNK_BYTES.min(entry.regions.region_bytes()) as usize;
+        let chunk = self.config.scan_chunk_bytes.min(entry.regions.region_bytes()) as usize;
         if !open || scan + chunk + ENTRY_WEIGHT_BYTES > free {
             return None;
         }
@@ -145,7 +145,7 @@ impl Splitter {
         let region_bytes = entry.regions.region_bytes();
         let region = (offset / region_bytes) as u32;
         let region_end = |region: u32| ((u64::from(region) + 1) * region_bytes).min(entry.size_bytes);
-        let mut end = (offset + SCAN_CHUNK_BYTES).min(region_end(region));
+        let mut end = (offset + self.config.scan_chunk_bytes).min(region_end(region));
         let mut last = region;
         let fresh = entry.scan.now.is_none();
         let hole = fresh && hole_end.is_some_and(|hole_end| hole_end >= region_end(region));

@@ -46,6 +46,8 @@ pub struct SplitterConfig {
     pub mark_interval: Duration,
     /// How long a batch that is not full waits for more.
     pub linger: Duration,
+    /// How much the scanner reads under the range lock at a time, in bytes; see [`super::scan::SCAN_CHUNK_BYTES`].
+    pub scan_chunk_bytes: u64,
 }
 
 /// A disk at the start of a life.
