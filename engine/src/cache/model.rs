@@ -122,6 +122,22 @@ impl ModelDisk {
         state.durable_names.insert(path.to_owned(), inode);
     }
 
+    /// Flips a bit somewhere in some file, as a disk does that loses what it was given.
+    pub fn flip(&self, chance: &mut dyn Chance) -> Option<PathBuf> {
+        let mut state = self.0.lock();
+        let files: Vec<(PathBuf, u64)> =
+            state.durable_names.iter().map(|(path, inode)| (path.clone(), *inode)).collect();
+        let (path, inode) = files.get(draw(chance, files.len().max(1) as u64) as usize)?.clone();
+        let inode = state.inodes.get_mut(&inode)?;
+        let at = draw(chance, inode.durable.len().max(1) as u64) as usize;
+        let bit = 1 << draw(chance, 8);
+        *inode.durable.get_mut(at)? ^= bit;
+        if let Some(live) = inode.live.get_mut(at) {
+            *live ^= bit;
+        }
+        Some(path)
+    }
+
     /// The files that are there, in order of their names.
     pub fn files(&self) -> Vec<PathBuf> {
         self.0.lock().names.keys().cloned().collect()

@@ -25,8 +25,9 @@ use super::{CacheError, Doing};
 use crate::ids::Lsn;
 use crate::log::sequencer::ClosedSegment;
 use crate::log::{Owner, SegmentNo};
-use crate::record::RecordAt;
+use crate::record::{Record, RecordAt};
 use crate::vault::crypto::DataKey;
+use crate::vault::segment::header::HEADER_BYTES;
 use crate::vault::segment::{FrameOpener, Scan, SegmentIdentity, SegmentIndex, rebuild_index, scan_whole_batches};
 use crate::vault::state::LogState;
 
@@ -63,9 +64,12 @@ pub enum DiscardReason {
     /// Another owner, machine or timeline wrote it.
     #[error("it belongs to another owner")]
     Foreign,
-    /// No batch in it is whole: none was ever reported durable.
-    #[error("it holds no whole batch")]
+    /// It holds no more than its header: nothing in it was ever reported durable.
+    #[error("it holds nothing")]
     Empty,
+    /// Its first batch is not whole: the crash came before it was synced, or it is damaged.
+    #[error("its first batch is not whole")]
+    Torn,
     /// All it holds was sent again into later files.
     #[error("an append to it was abandoned, and what it holds was sent again")]
     Superseded,
@@ -143,7 +147,11 @@ pub(crate) fn survey(dir: &CacheDir, owner: Owner) -> Result<Recovered, CacheErr
         scan.batches.retain(|batch| later.is_none_or(|later| batch.last < later));
         let kept = scan.batches.last().zip(scan.batches.first()).map(|(last, first)| (first.first, last));
         let Some((first, end)) = kept else {
-            let reason = if whole == 0 { DiscardReason::Empty } else { DiscardReason::Superseded };
+            let reason = match whole {
+                0 if file_bytes <= HEADER_BYTES as u64 => DiscardReason::Empty,
+                0 => DiscardReason::Torn,
+                _ => DiscardReason::Superseded,
+            };
             recovered.discarded.push(Discarded { segment, reason });
             continue;
         };
@@ -183,7 +191,8 @@ fn settle(dir: &CacheDir, last: &mut RecoveredSegment) -> Result<(), CacheError>
 
 impl Recovered {
     fn mark_cuts(&mut self) {
-        let damaged = |discarded: &&Discarded| matches!(discarded.reason, DiscardReason::Damaged(_));
+        let damaged =
+            |discarded: &&Discarded| matches!(discarded.reason, DiscardReason::Damaged(_) | DiscardReason::Torn);
         let damaged: Vec<SegmentNo> = self.discarded.iter().filter(damaged).map(|found| found.segment).collect();
         let mut before: Option<(SegmentNo, bool)> = None;
         for segment in &mut self.segments {
@@ -278,6 +287,10 @@ fn follow(
         Ok(opened) => opened,
         Err(error) => return Ok(Err(DiscardReason::Damaged(error.to_string()))),
     };
+    let begins = |at: &RecordAt| at.lsn == segment.first && matches!(at.record, Record::Incarnation { .. });
+    if before.incarnation.is_none() && !index.records().first().is_some_and(begins) {
+        return Ok(Err(hole("a log begins with the first life of its agent")));
+    }
     let mut state = before.clone();
     let mut records: &[RecordAt] = index.records();
     for batch in &scan.batches {

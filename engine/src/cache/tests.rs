@@ -227,6 +227,25 @@ fn a_life_that_begins_behind_damage_does_not_hide_the_hole() {
 }
 
 #[test]
+fn a_log_whose_very_first_file_is_damaged_is_sent_again_from_its_beginning() {
+    let mut rig = Rig::new();
+    rig.batches(1);
+    rig.close();
+    rig.batches(1);
+    let mut damaged = rig.disk.contents(&rig.path(1)).expect("written");
+    damaged[200] ^= 1;
+    rig.disk.plant(&rig.path(1), damaged);
+    let recovered = rig.recover();
+    assert_eq!(recovered.discarded[0].reason, DiscardReason::Torn);
+    assert!(recovered.segments[0].behind_cut);
+    let unlocked = rig.unlock();
+    assert_eq!(unlocked.closed.len(), 0, "what follows has no beginning");
+    assert_eq!(unlocked.state, LogState::default());
+    rig.dir.remove(SegmentNo(1)).expect("removed");
+    assert_eq!(rig.unlock().closed.len(), 0, "nor when the file is gone");
+}
+
+#[test]
 fn bytes_that_the_key_does_not_open_are_never_sent() {
     let mut rig = Rig::new();
     rig.batches(2);
@@ -324,6 +343,9 @@ fn an_owner_whose_cache_is_lost_needs_a_new_epoch() {
     }
     rig.disk.plant(&path, whole[..40].to_vec());
     assert!(rig.dir.owner().is_err());
+    let newer = Owner { epoch: Epoch(4), writer: WriterId([5; 16]) };
+    rig.dir.claim(newer).expect("a damaged owner file is nobody's");
+    assert_eq!(rig.dir.owner().expect("readable again"), Some(newer));
 }
 
 #[test]

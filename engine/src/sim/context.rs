@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::chance::SeededChance;
+use super::mishaps::KINDS;
 use super::mutation::Mutation;
 use crate::ids::{DiskNo, Slot};
 use crate::log::Owner;
@@ -47,6 +48,12 @@ pub(super) enum Event {
     Mishap,
     /// A process server loses power, shortly after it was killed.
     PowerCut(usize),
+    /// A process server notices that a link is gone.
+    ServerNotices(LinkNo),
+    /// A planned move goes on: from a server that releases the log to another, at the latest at a time.
+    Move(usize, usize, Duration),
+    /// There is room again on a process server's cache disk.
+    RoomAgain(usize),
 }
 
 /// Something for one life of a process.
@@ -89,8 +96,8 @@ pub(super) struct Weather {
     pub(super) disk_actor_dies: u64,
     /// A sync takes at most so long, in microseconds.
     pub(super) sync_micros_max: u64,
-    /// A mishap is a broken link, a kill, a power cut, a new owner, an agent's restart (weights).
-    pub(super) mishaps: [u64; 5],
+    /// Weights, in the order of [`super::mishaps::Kind`].
+    pub(super) mishaps: [u64; KINDS],
 }
 
 impl Weather {
@@ -103,7 +110,7 @@ impl Weather {
             disk_fails: 0,
             disk_actor_dies: 0,
             sync_micros_max: 4000,
-            mishaps: [0; 5],
+            mishaps: [0; KINDS],
         }
     }
 
@@ -116,7 +123,7 @@ impl Weather {
             disk_fails: level(60),
             disk_actor_dies: level(5),
             sync_micros_max: 1000 + level(100_000),
-            mishaps: [level(20) + 1, level(20), level(20), level(20), level(10)],
+            mishaps: std::array::from_fn(|kind| level(20) + u64::from(kind == 0)),
         }
     }
 }
@@ -130,6 +137,8 @@ pub(super) struct Context {
     pub(super) trace: Vec<String>,
     queue: BTreeMap<(Duration, u64), Event>,
     drawn: u64,
+    /// Until then the store answers nobody.
+    pub(super) store_away_until: Duration,
     /// What was found broken.
     pub(super) broken: Option<String>,
 }
@@ -146,12 +155,18 @@ impl Context {
             trace: Vec::new(),
             queue: BTreeMap::new(),
             drawn: 0,
+            store_away_until: Duration::ZERO,
             broken: None,
         }
     }
 
     pub(super) fn is(&self, mutation: Mutation) -> bool {
         self.mutation == Some(mutation)
+    }
+
+    /// Whether a call to the store fails before it has an effect.
+    pub(super) fn store_fails(&mut self) -> bool {
+        self.chance.happens(self.weather.store_fails) || self.now < self.store_away_until
     }
 
     pub(super) fn at(&mut self, when: Duration, event: Event) {

@@ -25,6 +25,7 @@ mod agent;
 mod check;
 mod context;
 mod log;
+mod mishaps;
 mod process;
 mod session;
 mod uploads;

@@ -40,6 +40,9 @@ const LIMITS: SequencerLimits = SequencerLimits {
     append_bytes_max: 16 << 10,
 };
 
+/// Room on a cache disk.
+pub(super) const CACHE_BYTES: u64 = 64 << 20;
+
 /// A process server: what outlives its processes.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -51,6 +54,8 @@ pub(super) struct Server {
     pub(super) lives: u64,
     /// What it acknowledged as durable, and as which owner.
     pub(super) told: Option<(Owner, Lsn)>,
+    /// Its cache was damaged: what it called durable may be gone.
+    pub(super) damaged: bool,
     /// It has lost its cache and asks for a new epoch.
     pub(super) wants_epoch: bool,
 }
@@ -94,8 +99,8 @@ pub(super) enum End {
 
 impl Server {
     pub(super) fn new(index: usize) -> Self {
-        let disk = ModelDisk::new(64 << 20);
-        Self { index, disk, assigned: None, process: None, lives: 0, told: None, wants_epoch: false }
+        let disk = ModelDisk::new(CACHE_BYTES);
+        Self { index, disk, assigned: None, process: None, lives: 0, told: None, damaged: false, wants_epoch: false }
     }
 
     pub(super) fn name(&self) -> String {
@@ -128,13 +133,13 @@ impl Server {
 
     /// The tail is read: take stock of the cache and begin.
     pub(super) fn tail_read(&mut self, log: &ModelLog, ctx: &mut Context) {
-        if ctx.chance.happens(ctx.weather.store_fails) {
+        if ctx.store_fails() {
             return self.later(20_000, 100_000, ProcessEvent::TailRead, ctx);
         }
         let Some(mut process) = self.process.take() else { return };
-        match process.begin(log, self.told, ctx) {
+        match process.begin(log, self.told.filter(|_| !self.damaged), ctx) {
             Ok(()) => self.process = Some(process),
-            Err(CacheError::CacheLost { .. } | CacheError::OwnerDamaged { .. }) => {
+            Err(CacheError::CacheLost { .. }) => {
                 ctx.say(self.name(), "its cache is lost");
                 self.wants_epoch = true;
             }
@@ -190,7 +195,10 @@ impl Process {
                 return Ok(());
             }
         };
-        let before = self.dir.owner()?;
+        let before = match self.dir.owner() {
+            Err(CacheError::OwnerDamaged { .. }) => None,
+            found => found?,
+        };
         may_continue(self.owner, before, start.newest)?;
         self.dir.claim(self.owner)?;
         if ctx.is(Mutation::NoFence) {
@@ -284,6 +292,21 @@ impl Process {
     pub(super) fn disk_died(&mut self, disk: DiskNo, log: &ModelLog, ctx: &mut Context) {
         let again = self.sequencer.as_mut().map(|sequencer| sequencer.dispatch_again(disk)).unwrap_or_default();
         again.iter().for_each(|dispatch| self.dispatch(dispatch, log, ctx));
+    }
+
+    /// The log goes to another owner, in order: nothing more is taken, what is here is closed and sent.
+    pub(super) fn release(&mut self, log: &ModelLog, ctx: &mut Context) {
+        self.stop_taking();
+        if let Some(sequencer) = &mut self.sequencer {
+            sequencer.close_open();
+        }
+        self.upkeep(log, ctx);
+    }
+
+    /// Whether nothing is left that only this process has.
+    pub(super) fn is_released(&self) -> bool {
+        let idle = self.sequencer.as_ref().is_none_or(Sequencer::is_idle);
+        idle && self.committer.as_ref().is_none_or(|committer| committer.backlog() == 0)
     }
 
     pub(super) fn tick(&mut self, log: &ModelLog, ctx: &mut Context) {

@@ -1,6 +1,8 @@
 //! One seed, played from start to end.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::check::check;
@@ -53,7 +55,9 @@ impl fmt::Display for Broken {
 /// The first thing that was found broken, with the trace that leads to it.
 pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Summary, Box<Broken>> {
     let mut world = World::new(seed, mutation);
-    let played = play(&mut world);
+    // A broken invariant that a core notices itself is a finding like any other.
+    let played = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
+    let played = played.unwrap_or_else(|panic| Err(format!("a core asserts: {}", said(&*panic))));
     let broken = |what: String, world: &World| Box::new(Broken { seed, what, trace: world.ctx.trace.clone() });
     match played {
         Ok((events, writes)) => {
@@ -62,6 +66,11 @@ pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Summary, Box<Broken>
         }
         Err(what) => Err(broken(what, &world)),
     }
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
 }
 
 fn play(world: &mut World) -> Result<(u64, usize), String> {

@@ -5,7 +5,9 @@ use super::log::ModelLog;
 use super::process::Process;
 use crate::ids::{Lsn, MachineId};
 use crate::protocol::server_end::{Rival, rival};
-use crate::protocol::{AgentMessage, Hello, OpenLog, Refusal, RefusalCode, ServerEffect, ServerEnd, ServerMessage};
+use crate::protocol::{
+    AgentMessage, Hello, OpenLog, Redirect, Refusal, RefusalCode, ServerEffect, ServerEnd, ServerMessage,
+};
 
 /// What an agent may have under way, in bytes.
 const WINDOW_BYTES: u64 = 64 << 10;
@@ -133,6 +135,33 @@ impl Process {
                 self.outgoing.push(Outgoing::Message(link, message));
             }
         }
+    }
+
+    /// The agent may send no more.
+    pub(super) fn stop_taking(&mut self) {
+        let Some((link, session)) = self.open.and_then(|link| Some((link, self.sessions.get_mut(&link)?))) else {
+            return;
+        };
+        for effect in session.set_window(0) {
+            if let ServerEffect::Send(message) = effect {
+                self.outgoing.push(Outgoing::Message(link, message));
+            }
+        }
+    }
+
+    /// Sends the agent to the next owner.
+    pub(super) fn redirect(&mut self, redirect: &Redirect) {
+        let Some((link, session)) = self.open.and_then(|link| Some((link, self.sessions.get_mut(&link)?))) else {
+            return;
+        };
+        for effect in session.redirect(redirect.clone()) {
+            self.outgoing.extend(match effect {
+                ServerEffect::Send(message) => Some(Outgoing::Message(link, message)),
+                ServerEffect::Close(_) => Some(Outgoing::Close(link)),
+                _ => None,
+            });
+        }
+        self.disconnected(link);
     }
 
     /// Ends the open session: what was not durable is asked for again.

@@ -43,7 +43,7 @@ impl Process {
                     self.or_again(sealed, ctx);
                 }
                 Effect::Stage { attempt, .. } => {
-                    let fails = ctx.chance.happens(ctx.weather.store_fails);
+                    let fails = ctx.store_fails();
                     self.later(500, 20_000, ProcessEvent::Staged(attempt, !fails), ctx);
                 }
                 Effect::Publish { attempt, object, slot, footer } => {
@@ -150,7 +150,7 @@ impl Process {
         if ctx.is(Mutation::PublishedWhenSent) {
             ctx.within(1000, 40_000, Event::Land { slot, object, by, waits: None });
             self.later(10, 20, ProcessEvent::Published(attempt, Some(PutOutcome::Created)), ctx);
-        } else if ctx.chance.happens(weather.store_fails) {
+        } else if ctx.store_fails() {
             self.later(1000, 50_000, ProcessEvent::Published(attempt, None), ctx);
         } else if ctx.chance.happens(weather.answer_lost) {
             ctx.within(1000, 50_000, Event::Land { slot, object, by, waits: None });
@@ -213,7 +213,7 @@ impl Process {
 
     pub(super) fn look(&mut self, attempt: Attempt, slot: Slot, log: &ModelLog, ctx: &mut Context) {
         let Some(committer) = &mut self.committer else { return };
-        if ctx.chance.happens(ctx.weather.store_fails) {
+        if ctx.store_fails() {
             let effects = committer.look_failed(attempt);
             return self.perform(effects, log, ctx);
         }

@@ -7,13 +7,13 @@ use super::agent::{Agent, History};
 use super::context::{Context, Event, LinkNo, ProcessEvent, Weather};
 use super::log::ModelLog;
 use super::mutation::Mutation;
-use super::process::{End, Process, Server};
+use super::process::{CACHE_BYTES, End, Process, Server};
 use super::session::Outgoing;
 use crate::ids::{Epoch, Lsn, MachineId, TimelineId, WriterId};
 use crate::log::Owner;
 use crate::vault::crypto::DataKey;
 
-const SERVERS: usize = 3;
+pub(super) const SERVERS: usize = 3;
 
 /// A connection. Messages of one direction never overtake each other.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ pub(super) struct World {
     pub(super) servers: Vec<Server>,
     links: BTreeMap<LinkNo, Link>,
     links_drawn: LinkNo,
-    epoch: Epoch,
+    pub(super) epoch: Epoch,
     /// The server that has the newest epoch.
-    owner: usize,
+    pub(super) owner: usize,
     /// Nothing goes wrong any more.
-    calm: bool,
+    pub(super) calm: bool,
 }
 
 impl World {
@@ -120,6 +120,9 @@ impl World {
             Event::Mishap => self.mishap(),
             Event::PowerCut(server) if !self.calm => self.kill(server, true),
             Event::PowerCut(_) => {}
+            Event::ServerNotices(link) => self.on_link(link, |process, _, _| process.disconnected(link)),
+            Event::Move(from, to, latest) => self.move_on(from, to, latest),
+            Event::RoomAgain(server) => self.servers[server].disk.set_capacity(CACHE_BYTES),
         }
         self.flush_agent();
         self.ctx.broken.is_none()
@@ -151,7 +154,7 @@ impl World {
         self.after_process(server);
     }
 
-    fn on_process(&mut self, server: usize, act: impl FnOnce(&mut Process, &ModelLog, &mut Context)) {
+    pub(super) fn on_process(&mut self, server: usize, act: impl FnOnce(&mut Process, &ModelLog, &mut Context)) {
         if let Some(process) = &mut self.servers[server].process {
             act(process, &self.log, &mut self.ctx);
         }
@@ -194,7 +197,7 @@ impl World {
         }
     }
 
-    fn stop_process(&mut self, server: usize) {
+    pub(super) fn stop_process(&mut self, server: usize) {
         self.servers[server].process = None;
         let links: Vec<LinkNo> =
             self.links.iter().filter(|(_, link)| link.server == server && link.up).map(|(link, _)| *link).collect();
@@ -202,7 +205,7 @@ impl World {
     }
 
     /// Gives the log to a server, under a new epoch.
-    fn assign(&mut self, server: usize) {
+    pub(super) fn assign(&mut self, server: usize) {
         self.epoch = self.epoch.next();
         let owner = Owner { epoch: self.epoch, writer: WriterId::draw(&mut self.ctx.chance) };
         self.ctx.say("control", format!("server {server} gets {owner}"));
@@ -263,16 +266,18 @@ impl World {
         self.ctx.within(after / 2, after.max(2), Event::LinkDown(link));
     }
 
-    fn drop_agents_link(&mut self) {
+    pub(super) fn drop_agents_link(&mut self) {
         if let Some(link) = self.agent.link {
             self.break_link(link, 5000);
         }
     }
 
-    fn link_down(&mut self, link: LinkNo) {
+    pub(super) fn link_down(&mut self, link: LinkNo) {
         let Some(state) = self.links.get_mut(&link).filter(|state| state.up) else { return };
         state.up = false;
-        self.on_link(link, |process, _, _| process.disconnected(link));
+        // A half-open link: the process server may notice much later.
+        let late = if self.ctx.chance.happens(300) { 2_000_000 } else { 1000 };
+        self.ctx.within(0, late, Event::ServerNotices(link));
         if self.agent.link == Some(link) {
             self.agent.link = None;
             self.agent.end.disconnected(self.ctx.now);
@@ -280,68 +285,12 @@ impl World {
         }
     }
 
-    // What goes wrong
-
-    fn mishap(&mut self) {
-        if self.calm {
-            return;
-        }
-        let weights = self.ctx.weather.mishaps;
-        let mut drawn = self.ctx.chance.below(weights.iter().sum());
-        let kind = weights.iter().position(|weight| {
-            let here = drawn < *weight;
-            drawn = drawn.saturating_sub(*weight);
-            here
-        });
-        let server = self.ctx.chance.below(SERVERS as u64) as usize;
-        match kind {
-            Some(0) => self.drop_agents_link(),
-            Some(1) => self.kill(server, false),
-            Some(2) => self.kill(server, true),
-            Some(3) => self.assign(server),
-            _ => self.restart_agent(),
-        }
-        self.ctx.within(50_000, 1_500_000, Event::Mishap);
-    }
-
-    fn kill(&mut self, server: usize, power: bool) {
-        if self.servers[server].process.is_none() {
-            return;
-        }
-        self.ctx.say(format!("server {server}"), if power { "loses power" } else { "is killed" });
-        self.stop_process(server);
-        if power {
-            self.servers[server].disk.crash(&mut self.ctx.chance);
-        } else if self.ctx.chance.happens(300) {
-            self.ctx.within(20_000, 1_000_000, Event::PowerCut(server));
-        }
-        self.ctx.within(20_000, 800_000, Event::Restart(server));
-    }
-
-    fn restart_agent(&mut self) {
-        if !self.agent.silent && self.ctx.chance.happens(500) {
-            // A clean stop: said now, over when the next mishap strikes.
-            self.ctx.say("agent", "stops cleanly");
-            return self.agent.stop(&mut self.history, &mut self.ctx);
-        }
-        self.drop_agents_link();
-        self.next_life();
-    }
-
-    fn next_life(&mut self) {
-        let (machine, timeline) = (self.log.machine, self.log.timeline);
-        if let Some(link) = self.agent.link {
-            self.link_down(link);
-        }
-        self.agent =
-            Agent::begin(machine, timeline, &self.log.key, Some(&self.agent), &mut self.history, &mut self.ctx);
-        self.ctx.within(5000, 200_000, Event::Connect);
-    }
-
     /// From here on nothing goes wrong and nothing is written: everything must get through.
     pub(super) fn calm_down(&mut self) {
         self.ctx.say("weather", "calm");
         self.calm = true;
+        self.ctx.store_away_until = Duration::ZERO;
+        self.servers.iter().for_each(|server| server.disk.set_capacity(CACHE_BYTES));
         self.ctx.weather = Weather::calm();
         self.agent.silent = true;
         if self.servers[self.owner].process.is_none() {
