@@ -11,6 +11,11 @@ use crate::rig::{FARSHORE, Proc, Rig, eventually};
 /// What the workload uses of each disk, in bytes: a part, so that a full resync would show.
 const SPAN_BYTES: u64 = 16 << 20;
 
+/// A machine's name, fit for a file.
+fn file_name(name: &str) -> String {
+    name.replace([' ', '/'], "_")
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().expect("paths of the rig are text")
 }
@@ -129,10 +134,10 @@ impl Machine {
     /// A machine with fresh images; its agent is not started.
     pub(crate) fn new(rig: &Rig, name: &'static str, disks: &[(&'static str, u64, u32)]) -> Self {
         let disks = disks.iter().map(|&(disk, bytes, sector)| {
-            let image = rig.image(&format!("{name}-{disk}.img"), bytes);
+            let image = rig.image(&format!("{}-{disk}.img", file_name(name)), bytes);
             DiskAt { name: disk, image, sector }
         });
-        Self { name, disks: disks.collect(), state: rig.path(&format!("{name}.agent")), agent: None }
+        Self { name, disks: disks.collect(), state: rig.path(&format!("{}.agent", file_name(name))), agent: None }
     }
 
     /// Starts the agent; the first time with a token.
@@ -146,7 +151,7 @@ impl Machine {
         disks.iter().for_each(|disk| args.extend(["--disk", disk]));
         args.extend(["--server", &site.endpoints.control, "--ca-fingerprint", &site.endpoints.fingerprint]);
         args.extend(token.iter().flat_map(|token| ["--token", token]));
-        self.agent = Some(rig.start(&format!("{}.agent-log", self.name), &args));
+        self.agent = Some(rig.start(&format!("{}.agent-log", file_name(self.name)), &args));
         for disk in &self.disks {
             let socket = self.socket(disk.name);
             eventually("the agent's export", || {
@@ -193,7 +198,7 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(rig: &Rig, machine: &Machine, seconds: u32, seed: u64, rate: u32) -> Self {
-        let journal = rig.path(&format!("{}-{seed}.journal", machine.name));
+        let journal = rig.path(&format!("{}-{seed}.journal", file_name(machine.name)));
         let mut command = Command::new(FARSHORE);
         command.args(["chaos", "workload", "--journal", text(&journal), "--seconds", &seconds.to_string()]);
         command.args([

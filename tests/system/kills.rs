@@ -123,9 +123,9 @@ fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why()
     };
     type Spoil<'a> = (&'a str, Box<dyn Fn() + 'a>);
     let spoils: [Spoil<'_>; 3] = [
-        ("missing", Box::new(|| activity_logs().iter().for_each(|path| std::fs::remove_file(path).expect("delete")))),
+        ("activity_log_missing", Box::new(|| activity_logs().iter().for_each(|path| std::fs::remove_file(path).expect("delete")))),
         (
-            "changed",
+            "disk_changed_behind_agent",
             Box::new(|| {
                 use std::os::unix::fs::FileExt;
                 let file = std::fs::OpenOptions::new().write(true).open(&image).expect("open the disk");
@@ -133,7 +133,7 @@ fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why()
                 file.sync_all().expect("sync");
             }),
         ),
-        ("changed", Box::new(|| assert!(std::fs::copy(&old_copy, &image).expect("roll the disk back") > 0))),
+        ("disk_changed_behind_agent", Box::new(|| assert!(std::fs::copy(&old_copy, &image).expect("roll the disk back") > 0))),
     ];
     let mut machine = Machine { agent: None, state: machine.state.clone(), disks: machine.disks.clone(), ..machine };
     for (reason, spoil) in &spoils {
@@ -142,7 +142,7 @@ fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why()
         let status = machine.settled(&rig);
         assert_eq!(status["full_compare"], Value::Bool(true), "{reason}: {status}");
         let log = machine.agent.as_ref().expect("a running agent").log();
-        assert!(log.contains("full compare") && log.contains(reason), "the event says why ({reason}):\n{log}");
+        assert!(log.contains("compared as a whole") && log.contains(reason), "the event says why ({reason}):\n{log}");
         // After it, the newest point equals the disk.
         let point = eventually("a point after the compare", || {
             let newest = site.points(&rig, machine.name).into_iter().next().ok_or("no point")?;

@@ -91,10 +91,14 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(&self.at).status();
-        if !unmounted.is_ok_and(|status| status.success()) {
-            let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+        // Processes that were told to end may hold it for a moment.
+        for _ in 0..200 {
+            if Command::new("umount").arg(&self.at).output().is_ok_and(|output| output.status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
     }
 }
 

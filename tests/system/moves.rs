@@ -46,7 +46,10 @@ fn owner(rig: &Rig, site: &Site, machine: &Machine) -> (String, u64) {
 }
 
 fn move_to(rig: &Rig, site: &Site, machine: &Machine, target: &str) {
-    let (_, epoch) = owner(rig, site, machine);
+    let (before, epoch) = owner(rig, site, machine);
+    if before == target {
+        return;
+    }
     site.ctl(rig, &["move", machine.name, "--to", target, "--wait"]);
     let (now, after) = owner(rig, site, machine);
     assert_eq!(now, target, "the target owns the machine");

@@ -96,12 +96,13 @@ impl ControlRoom {
 
     /// What is remembered. Hold it shortly.
     pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
-        self.ledger.read()
+        // A thread that reads twice must not wait for a writer that waits for it.
+        self.ledger.read_recursive()
     }
 
     /// What is so now. Hold it shortly.
     pub fn live(&self) -> RwLockReadGuard<'_, Live> {
-        self.live.read()
+        self.live.read_recursive()
     }
 
     pub(super) fn with_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
