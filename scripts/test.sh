@@ -6,7 +6,8 @@ export PATH="$PATH:/usr/sbin:/sbin"
 export FARSHORE_SKIPS="$PWD/target/skipped.txt"
 mkdir -p target && : > "$FARSHORE_SKIPS"
 
-cargo test --workspace --all-targets --no-fail-fast
+# Benches are for `make bench`.
+cargo test --workspace --lib --bins --tests --no-fail-fast
 
 if [[ -s $FARSHORE_SKIPS ]]; then
   echo "skipped for want of a privilege ($(sort -u "$FARSHORE_SKIPS" | wc -l)): $(sort -u "$FARSHORE_SKIPS" | paste -sd ';')"

@@ -123,7 +123,10 @@ fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why()
     };
     type Spoil<'a> = (&'a str, Box<dyn Fn() + 'a>);
     let spoils: [Spoil<'_>; 3] = [
-        ("activity_log_missing", Box::new(|| activity_logs().iter().for_each(|path| std::fs::remove_file(path).expect("delete")))),
+        (
+            "activity_log_missing",
+            Box::new(|| activity_logs().iter().for_each(|path| std::fs::remove_file(path).expect("delete"))),
+        ),
         (
             "disk_changed_behind_agent",
             Box::new(|| {
@@ -133,7 +136,10 @@ fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why()
                 file.sync_all().expect("sync");
             }),
         ),
-        ("disk_changed_behind_agent", Box::new(|| assert!(std::fs::copy(&old_copy, &image).expect("roll the disk back") > 0))),
+        (
+            "disk_changed_behind_agent",
+            Box::new(|| assert!(std::fs::copy(&old_copy, &image).expect("roll the disk back") > 0)),
+        ),
     ];
     let mut machine = Machine { agent: None, state: machine.state.clone(), disks: machine.disks.clone(), ..machine };
     for (reason, spoil) in &spoils {

@@ -291,7 +291,8 @@ fn a_new_disk_is_replicated_and_then_followed_write_by_write() {
     os.flush().expect("flushes");
     wait("everything committed", || all_committed(&agent));
     rig.assert_equal();
-    assert!(rig.server.records().iter().any(|record| matches!(record, Record::Mark(_))));
+    let marked = |record: &Record| matches!(record, Record::Mark(_));
+    wait("a mark", || rig.server.records().iter().any(marked));
     let status = agent.status();
     assert_eq!(status.disks[1].number, Some(DiskNo(1)));
     assert!(!status.full_compare);
