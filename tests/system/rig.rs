@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -142,15 +143,21 @@ impl Drop for Proc {
     }
 }
 
+/// A whole installation wants the machine to itself: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A directory with everything one test makes.
 pub(crate) struct Rig {
     dir: TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
         // Sockets lie in it: their paths must stay short.
-        Self { dir: tempfile::Builder::new().prefix("fs").tempdir().expect("temporary directory") }
+        let dir = tempfile::Builder::new().prefix("fs").tempdir().expect("temporary directory");
+        // A test that failed holds nothing any more.
+        Self { dir, _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
