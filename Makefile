@@ -37,6 +37,7 @@ setup:
 
 test: setup
 	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	scripts/test.sh
 
 soak: setup

@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use farshore_actors::control::fault::{Fault, FaultCode};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 /// Media type of problem documents.
@@ -18,20 +18,30 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
     /// The code as a URI.
-    #[serde(rename = "type")]
-    pub kind: String,
+    #[serde(rename = "type", serialize_with = "urn")]
+    #[schema(value_type = String, example = "urn:farshore:problem:malformed_request")]
+    kind: Urn,
     /// What happened, in a few words that do not change.
-    pub title: String,
+    pub title: &'static str,
     /// The HTTP status.
     pub status: u16,
     /// What happened here, with names and values.
     pub detail: String,
     /// Stable code.
-    pub code: String,
+    pub code: &'static str,
     /// What to do.
-    pub remedy: String,
+    pub remedy: &'static str,
+    /// Methods that the address takes; only of a 405, so its room is on the heap.
     #[serde(skip)]
-    allow: Vec<String>,
+    allow: Option<Box<str>>,
+}
+
+/// A code, written as a URI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Urn(&'static str);
+
+fn urn<S: Serializer>(urn: &Urn, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("urn:farshore:problem:{}", urn.0))
 }
 
 /// What goes wrong before the control plane is asked.
@@ -172,20 +182,12 @@ impl Problem {
 
     /// The address takes other methods.
     pub fn method(allow: Vec<String>) -> Self {
-        let detail = format!("it takes {}", allow.join(", "));
-        Self { allow, ..Self::of(RequestFault::Method, detail) }
+        let allow = allow.join(", ");
+        Self { allow: Some(allow.clone().into()), ..Self::of(RequestFault::Method, format!("it takes {allow}")) }
     }
 
-    fn new(status: StatusCode, code: &str, title: &str, detail: String, remedy: &str) -> Self {
-        Self {
-            kind: format!("urn:farshore:problem:{code}"),
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail,
-            code: code.to_owned(),
-            remedy: remedy.to_owned(),
-            allow: Vec::new(),
-        }
+    fn new(status: StatusCode, code: &'static str, title: &'static str, detail: String, remedy: &'static str) -> Self {
+        Self { kind: Urn(code), title, status: status.as_u16(), detail, code, remedy, allow: None }
     }
 }
 
@@ -212,7 +214,7 @@ impl ResponseError for Problem {
         answer.insert_header((CONTENT_TYPE, PROBLEM_JSON));
         match self.status {
             401 => drop(answer.insert_header((WWW_AUTHENTICATE, "Bearer"))),
-            405 => drop(answer.insert_header((ALLOW, self.allow.join(", ")))),
+            405 => drop(answer.insert_header((ALLOW, self.allow.as_deref().unwrap_or_default()))),
             429 => drop(answer.insert_header((RETRY_AFTER, "10"))),
             503 => drop(answer.insert_header((RETRY_AFTER, "5"))),
             _ => {}
@@ -270,7 +272,7 @@ mod tests {
         for &code in FaultCode::ALL {
             let problem = Problem::from(Fault::new(code, "what happened"));
             assert!(problem.status_code().is_client_error() || problem.status_code().is_server_error());
-            assert_eq!((problem.code.as_str(), problem.remedy.as_str()), (code.code(), code.remedy()));
+            assert_eq!((problem.code, problem.remedy), (code.code(), code.remedy()));
             let answer = problem.error_response();
             assert_eq!(answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()), Some(PROBLEM_JSON));
         }
