@@ -34,7 +34,7 @@ const EVENTS_MAX: usize = 256;
 pub struct SessionTimes {
     /// Longest that connecting, and the answer to the first message, may take.
     pub connect_within: Duration,
-    /// A ping goes out when nothing was sent for so long.
+    /// A ping goes out when nothing was heard for so long.
     pub ping_every: Duration,
     /// A server that says nothing for so long is gone.
     pub silence_max: Duration,
@@ -216,9 +216,11 @@ impl SessionDriver {
 
     async fn talk(&mut self, link: &mut dyn Link, address: &str) -> Over {
         let mut heard_at = Instant::now();
-        let mut said_at = Instant::now();
+        let mut pinged_at = heard_at;
         loop {
-            let wake = (said_at + self.times.ping_every).min(heard_at + self.times.silence_max);
+            // A ping is due by what was heard, never by what was said: a server has no answer to reports.
+            let ping_at = heard_at.max(pinged_at) + self.times.ping_every;
+            let wake = ping_at.min(heard_at + self.times.silence_max);
             let said = tokio::select! {
                 heard = link.hear() => {
                     heard_at = Instant::now();
@@ -235,11 +237,12 @@ impl SessionDriver {
                     if heard_at.elapsed() >= self.times.silence_max {
                         return Over::Lost(silent(address, self.times.silence_max));
                     }
+                    pinged_at = Instant::now();
                     FromMember::Ping
                 }
             };
             match timeout(super::link::SAY_WITHIN, link.say(&said)).await {
-                Ok(Ok(())) => said_at = Instant::now(),
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => return Over::Lost(error),
                 Err(_) => return Over::Lost(silent(address, super::link::SAY_WITHIN)),
             }

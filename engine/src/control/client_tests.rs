@@ -120,6 +120,29 @@ async fn a_silent_server_is_pinged_and_then_left() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_member_that_reports_all_the_time_keeps_its_session_with_a_server_that_only_answers_pings() {
+    tokio::time::pause();
+    let board = Arc::new(Switchboard::default());
+    let (mut heard, say) = board.server("a:1");
+    let (handle, mut events) = begin(&board, &["a:1"]);
+    say.send(welcome(&[])).expect("sent");
+    assert!(matches!(events.recv().await, Some(SessionEvent::Connected { .. })));
+    let mut pings = 0;
+    for _ in 0..60 {
+        handle.say(FromMember::Where).expect("the session is open");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        while let Ok(message) = heard.try_recv() {
+            if message == FromMember::Ping {
+                pings += 1;
+                say.send(ToMember::Pong).expect("sent");
+            }
+        }
+    }
+    assert!(events.try_recv().is_err(), "the session was never lost");
+    assert!((15..=21).contains(&pings), "one ping for three seconds of silence: {pings}");
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_refused_session_is_tried_again_and_says_why() {
     tokio::time::pause();
     let board = Arc::new(Switchboard::default());
