@@ -178,7 +178,7 @@ fn run(cli: &Cli) -> Outcome {
             commands::servers::process_server(args, settings, &logger, &stop::listen(&logger)?, listen.enable_chaos)
         }
         Command::Agent(args) => commands::agent::run(args, settings, &logger),
-        Command::Demo(args) => commands::demo::run(args, stop::listen(&logger)?),
+        Command::Demo(args) => commands::demo::run(args, stop::listen_patiently(&logger)?),
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
         Command::Ctl(args) => commands::ctl::run(args, settings),

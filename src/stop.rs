@@ -1,4 +1,5 @@
-//! How a role hears that it shall end: SIGTERM or SIGINT. The first asks for a clean stop, the second ends the process.
+//! How a role hears that it shall end: SIGTERM or SIGINT. The first asks for a clean stop; the second ends the process, but
+//! for one that has things to take back that nobody else would.
 
 use std::process;
 use std::sync::Arc;
@@ -12,8 +13,26 @@ use crate::exit::{ExitKind, Failure};
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Listens for signals from now on, on a thread of its own.
+/// What a second signal does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// It ends the process at once.
+    Ends,
+    /// It changes nothing: the clean stop is bounded, and what it takes back (mounts, processes) would stay behind.
+    Waits,
+}
+
+/// Listens for signals from now on, on a thread of its own. The second ends the process.
 pub(crate) fn listen(log: &Logger) -> Result<Arc<AtomicBool>, Failure> {
+    listen_for(log, Again::Ends)
+}
+
+/// The same for a command that takes back what it made, within a bound: more than one signal changes nothing.
+pub(crate) fn listen_patiently(log: &Logger) -> Result<Arc<AtomicBool>, Failure> {
+    listen_for(log, Again::Waits)
+}
+
+fn listen_for(log: &Logger, again: Again) -> Result<Arc<AtomicBool>, Failure> {
     let failed = |error: std::io::Error| Failure::failed(format!("listen for signals: {error}"));
     let stop = Arc::new(AtomicBool::new(false));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -30,10 +49,11 @@ pub(crate) fn listen(log: &Logger) -> Result<Arc<AtomicBool>, Failure> {
                     _ = term.recv() => {}
                     _ = int.recv() => {}
                 }
-                if flag.swap(true, Ordering::Relaxed) {
-                    process::exit(ExitKind::Failed as i32);
+                match (flag.swap(true, Ordering::Relaxed), again) {
+                    (true, Again::Ends) => process::exit(ExitKind::Failed as i32),
+                    (false, Again::Ends) => info!(log, "stopping; once more ends it at once"),
+                    (_, Again::Waits) => {}
                 }
-                info!(log, "stopping; once more ends it at once");
             }
         });
     };

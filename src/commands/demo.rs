@@ -1,13 +1,23 @@
 //! `farshore demo`: a working system that a stranger understands in a minute, without root. It runs this very binary's
 //! roles as processes of their own, puts stamped database pages on a protected disk through NBD, serves a recovery point
-//! within the first minute, lets the oracle judge it, and goes on until it is told to stop.
+//! within the first minute, lets the oracle judge it, and goes on until it is told to stop. With root, nbdfuse and loop
+//! devices SQLite works on the mounted filesystem of a second disk meanwhile, and is recovered from the point.
+//!
+//! ```text
+//!   begun:   images ─► servers ─► agent ─► mounted, SQLite (root) ─► workload
+//!   ended:   workload ─► SQLite ─► unmount, loop, FUSE ─► agent ─► servers        at the end, on failure, on a signal
+//! ```
 
+mod bank;
+mod figures;
 mod image;
+mod mounted;
+mod process;
+mod prove;
 
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,11 +26,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use farshore_engine::ids::Timestamp;
 use farshore_engine::nbd::NbdUri;
-use farshore_engine::oracle::check::Subject;
-use farshore_engine::oracle::image::NbdImage;
-use farshore_engine::oracle::{Bounds, History, Journal, Workload, check, workload};
+use farshore_engine::oracle::{Journal, Workload, workload};
 use serde_json::Value;
 
+use self::bank::Bank;
+use self::mounted::Mounted;
+use self::process::{Process, farshore};
 use crate::exit::{Failure, Outcome};
 
 /// Size of the disk that the workload writes to, in bytes.
@@ -28,7 +39,7 @@ const DATA_DISK_BYTES: u64 = 128 << 20;
 /// Pages written a second: a busy small database, and a demo that leaves the machine usable.
 const WRITES_PER_SECOND: f64 = 500.0;
 /// How long the workload runs before a point is served and checked.
-const BEFORE_CHECK: Duration = Duration::from_secs(20);
+const BEFORE_CHECK: Duration = Duration::from_secs(15);
 /// Longest wait for any single step.
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// Time between two lines of figures.
@@ -48,63 +59,9 @@ pub(crate) struct DemoArgs {
     /// End this many seconds after the check, instead of at Ctrl-C.
     #[arg(long)]
     seconds: Option<u64>,
-}
-
-/// A role of this binary as a process that ends with the demo.
-struct Role {
-    name: &'static str,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Role {
-    fn start(name: &'static str, dir: &Path, args: &[&str]) -> Result<Self, Failure> {
-        let log = dir.join(format!("{name}.log"));
-        let open = || fs::OpenOptions::new().create(true).append(true).open(&log);
-        let files = open().and_then(|out| Ok((open()?, out)));
-        let (err, out) = files.map_err(|error| Failure::failed(format!("open {}: {error}", log.display())))?;
-        let binary = std::env::current_exe().map_err(|error| Failure::failed(format!("find this program: {error}")))?;
-        let child = Command::new(binary)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .map_err(|error| Failure::failed(format!("start {name}: {error}")))?;
-        Ok(Self { name, child, log })
-    }
-
-    /// An error once it has ended, with what it said last.
-    fn alive(&mut self) -> Result<(), Failure> {
-        let Ok(Some(status)) = self.child.try_wait() else { return Ok(()) };
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let last: Vec<&str> = text.lines().rev().take(15).collect();
-        let last: Vec<&str> = last.into_iter().rev().collect();
-        Err(Failure::failed(format!("{} ended with {status}; it said:\n{}", self.name, last.join("\n"))))
-    }
-
-    /// SIGTERM, and a bounded wait.
-    fn stop(&mut self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            // One that ended by itself needs no signal.
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(12) {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        self.stop();
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    /// Leave SQLite on a mounted filesystem out, also where root could mount one.
+    #[arg(long)]
+    no_mount: bool,
 }
 
 /// The demo under way.
@@ -112,7 +69,10 @@ struct Demo {
     dir: PathBuf,
     begun: Instant,
     stop: Arc<AtomicBool>,
-    roles: Vec<Role>,
+    // In the order in which they are ended where the demo does not come to its end.
+    bank: Option<Bank>,
+    mounted: Option<Mounted>,
+    roles: Vec<Process>,
 }
 
 impl Demo {
@@ -128,6 +88,18 @@ impl Demo {
         self.path(name).display().to_string()
     }
 
+    /// A second line under what was said.
+    fn and(&self, text: &str) {
+        println!("          {text}");
+    }
+
+    /// Everything that shall run does.
+    fn alive(&mut self) -> Outcome {
+        self.roles.iter_mut().try_for_each(Process::alive)?;
+        self.mounted.as_mut().map_or(Ok(()), Mounted::alive)?;
+        self.bank.as_mut().map_or(Ok(()), Bank::alive)
+    }
+
     /// Waits for something, watching the roles and Ctrl-C.
     fn wait<T>(&mut self, what: &str, mut probe: impl FnMut(&Self) -> Result<T, String>) -> Result<T, Failure> {
         let begun = Instant::now();
@@ -136,9 +108,9 @@ impl Demo {
                 Ok(value) => return Ok(value),
                 Err(why) => why,
             };
-            self.roles.iter_mut().try_for_each(Role::alive)?;
+            self.alive()?;
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Failure::failed(format!("stopped while waiting for {what}")));
+                return Err(stopped());
             }
             if begun.elapsed() > STEP_MAX {
                 return Err(Failure::failed(format!("waited {STEP_MAX:?} for {what}: {why}")));
@@ -154,9 +126,9 @@ impl Demo {
 
     /// `farshore ctl --json`, the way anybody would call it.
     fn ctl(&self, args: &[&str]) -> Result<Value, String> {
-        let binary = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
         let state = self.text("site");
-        let output = Command::new(binary)
+        let output = farshore()
+            .map_err(|failure| failure.text)?
             .args(["ctl", "--state-dir", &state, "--json"])
             .args(args)
             .output()
@@ -174,10 +146,10 @@ impl Demo {
         let loopback = "127.0.0.1:0";
         let args = ["up", "--state-dir", &state, "--plain-http", "--listen-management", &management];
         let more = ["--listen-replication", loopback, "--listen-control", loopback];
-        self.roles.push(Role::start("up", &self.dir, &[&args[..], &more[..]].concat())?);
+        self.roles.push(Process::role("up", &self.dir, &[&args[..], &more[..]].concat())?);
         let endpoints = self.wait("the servers", |demo| demo.json("site/endpoints.json"))?;
         let management = endpoints["management"].as_str().unwrap_or_default();
-        self.say(&format!("configuration server and process server are up: {management}"));
+        self.say(&format!("configuration server and process server run ({management}); the vault is a folder"));
         Ok(())
     }
 
@@ -192,12 +164,14 @@ impl Demo {
         let (system, data) = (format!("system={}", self.text("system.img")), format!("data={}", self.text("data.img")));
         let args = ["agent", "--name", MACHINE, "--state-dir", &state, "--disk", &system, "--disk", &data];
         let more = ["--server", &control, "--token", &token, "--ca-fingerprint", &fingerprint];
-        self.roles.push(Role::start("agent", &self.dir, &[&args[..], &more[..]].concat())?);
+        self.roles.push(Process::role("agent", &self.dir, &[&args[..], &more[..]].concat())?);
         self.wait("the machine's exports", |demo| {
             let socket = demo.path("agent/data.sock");
             std::os::unix::net::UnixStream::connect(socket).map(drop).map_err(|error| error.to_string())
         })?;
-        self.say(&format!("machine '{MACHINE}' is protected: disks system (ext4) and data, exported over NBD"));
+        self.say(&format!(
+            "machine '{MACHINE}' is protected: its mobility agent exports both disks over NBD and ships every write"
+        ));
         Ok(())
     }
 
@@ -206,93 +180,46 @@ impl Demo {
         uri.parse().map_err(|error| Failure::failed(format!("{uri}: {error}")))
     }
 
-    /// One line of figures.
-    fn figures(&self) -> Result<String, String> {
-        let status = self.json("agent/status.json")?;
-        let points = self.ctl(&["points", MACHINE, "--limit", "500"])?;
-        let points = points["items"].as_array().map_or(0, Vec::len);
-        let number = |name: &str| status[name].as_u64().unwrap_or(0);
-        let gap = status["disks"].as_array().and_then(|disks| disks.iter().find(|disk| !disk["gap"].is_null()));
-        let state = gap.map_or("in order".into(), |disk| format!("catching up ({})", disk["gap"]));
-        Ok(format!(
-            "log position {}, durable {}, committed {}; {points} recovery points; {state}",
-            number("last_lsn"),
-            number("durable"),
-            number("committed"),
-        ))
-    }
-
-    /// Serves the newest point, judges it, and says what it proved.
-    fn prove(&mut self, journal: &Path) -> Result<(), Failure> {
-        let point = self.wait("a recovery point of both disks", |demo| {
-            let points = demo.ctl(&["points", MACHINE, "--limit", "1"])?;
-            let newest = points["items"][0].clone();
-            let both = newest["disks"].as_array().is_some_and(|disks| disks.len() == 2);
-            if both { Ok(newest) } else { Err(format!("the newest is {newest}")) }
-        })?;
-        let id = point["id"].as_str().unwrap_or_default().to_owned();
-        self.say(&format!("serving the recovery point of {} ({id})", point["captured_at"].as_str().unwrap_or("?")));
-        let begun = Instant::now();
-        let served = self.ctl(&["serve", MACHINE, &id]).map_err(Failure::failed)?;
-        let uri = |disk: &str| -> Result<NbdUri, Failure> {
-            let exports = served["exports"].as_array().cloned().unwrap_or_default();
-            let export = exports.iter().find(|export| export["name"] == disk);
-            let uri = export.and_then(|export| export["uri"].as_str()).unwrap_or_default();
-            uri.parse().map_err(|error| Failure::failed(format!("the export of {disk} ('{uri}'): {error}")))
-        };
-        let connect = |uri: &NbdUri| {
-            NbdImage::connect(uri).map_err(|error| Failure::failed(format!("connect to {uri}: {error}")))
-        };
-        let mut data = connect(&uri("data")?)?;
-        self.say(&format!("served after {} ms", begun.elapsed().as_millis()));
-        let history = History::read(journal).map_err(Failure::failed)?;
-        let mut subjects = [Subject { image: &mut data, base: None }];
-        let findings = check(&history, &mut subjects, &Bounds::default()).map_err(Failure::failed)?;
-        if !findings.is_consistent() {
-            return Err(Failure::failed(format!("the oracle refutes the point: {:?}", findings.violations)));
-        }
-        self.say(&format!(
-            "proved: all {} written pages of the point are whole, and they are exactly a prefix of what was written: \
-             {} acknowledged writes up to number {}, none missing",
-            findings.stamped_blocks, findings.required_writes, findings.cut_seq
-        ));
-        let differs = image::first_difference(&self.path("system.img"), &mut connect(&uri("system")?)?)?;
-        match differs {
-            None => self.say("proved: the point's ext4 disk equals its source byte for byte"),
-            Some(at) => return Err(Failure::failed(format!("the point's system disk differs at byte {at}"))),
-        }
-        let serve = served["id"].as_str().map_or_else(|| served["id"].to_string(), str::to_owned);
-        self.ctl(&["unserve", &serve]).map_err(Failure::failed)?;
-        Ok(())
-    }
-
     fn go_on(&mut self, until: Option<Instant>) -> Outcome {
-        let vault = self.text("site/vault");
-        let key = self.text("site/vault.key");
-        self.say("going on; Ctrl-C ends it. Meanwhile, in another terminal:");
-        println!("          farshore ctl --state-dir {} points {MACHINE}", self.text("site"));
-        println!("          farshore vault ls --vault {vault} --key-file {key}");
-        println!("          farshore vault verify --vault {vault} --key-file {key}");
-        let mut shown = Instant::now();
-        while !self.stop.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
-            self.roles.iter_mut().try_for_each(Role::alive)?;
-            if shown.elapsed() >= FIGURES_EVERY {
-                shown = Instant::now();
-                self.say(&self.figures().unwrap_or_else(|why| format!("no figures: {why}")));
-            }
-            thread::sleep(Duration::from_millis(100));
+        let (state, vault, key) = (self.text("site"), self.text("site/vault"), self.text("site/vault.key"));
+        let me = std::env::current_exe().map_or_else(|_| "farshore".into(), |path| path.display().to_string());
+        self.say("that is the minute; load and replication go on until Ctrl-C. To look around, in another terminal:");
+        self.and(&format!("its recovery points            {me} ctl --state-dir {state} points {MACHINE}"));
+        self.and(&format!("serve the newest over NBD      {me} ctl --state-dir {state} serve {MACHINE} latest"));
+        self.and(&format!("check the vault, no server     {me} vault verify --vault {vault} --key-file {key}"));
+        let until = until.unwrap_or_else(|| Instant::now() + Duration::from_secs(u32::MAX.into()));
+        match self.watch_until(until) {
+            Err(_) if self.stop.load(Ordering::Relaxed) => Ok(()),
+            outcome => outcome,
         }
+    }
+
+    /// With root: the filesystem of 'system' mounted through its export, and SQLite at work on it.
+    fn mount_system(&mut self, args: &DemoArgs) -> Outcome {
+        let missing = if args.no_mount { Some("--no-mount was given") } else { mounted::missing() };
+        if let Some(why) = missing {
+            self.say(&format!("SQLite on a mounted disk is left out: {why}"));
+            return Ok(());
+        }
+        let mounted = Mounted::new("system", &self.dir, &self.uri("system")?.to_string())?;
+        let bank = Bank::open(mounted.at.join("bank.db"), wall_clock);
+        self.mounted = Some(mounted);
+        self.bank = Some(bank?);
+        self.say(
+            "load on 'system': mounted (nbdfuse, loop, ext4); SQLite moves money between accounts, each move synced",
+        );
         Ok(())
     }
 
     fn run(&mut self, args: &DemoArgs) -> Outcome {
-        let files = image::make_system(&self.path("system.img"), &self.path("system.files"))?;
+        let system = image::make_system(&self.path("system.img"), &self.path("system.files"))?;
         fs::File::create(self.path("data.img"))
             .and_then(|file| file.set_len(DATA_DISK_BYTES))
             .map_err(|error| Failure::failed(format!("make the data disk: {error}")))?;
-        self.say(&format!("made {files} and an empty data disk of {} MiB", DATA_DISK_BYTES >> 20));
+        self.say(&format!("made two disks: 'system' ({system}) and 'data' ({} MiB, empty)", DATA_DISK_BYTES >> 20));
         self.start_site()?;
         self.start_agent()?;
+        self.mount_system(args)?;
 
         let plan = Workload {
             rate: Some(WRITES_PER_SECOND),
@@ -304,7 +231,10 @@ impl Demo {
         let header = workload::header(&plan).map_err(Failure::failed)?;
         let journal_at = self.path("journal");
         let journal = Journal::create(&journal_at, header).map_err(Failure::failed)?;
-        self.say("four writers put stamped database pages on 'data' through NBD, journalled");
+        self.say(&format!(
+            "load on 'data': {WRITES_PER_SECOND} database pages a second through NBD; each bears its number and a digest, and a"
+        ));
+        self.and("journal outside of Farshore remembers which were acknowledged");
         let stop_load = AtomicBool::new(false);
         thread::scope(|scope| {
             let load = scope.spawn(|| workload::run(&plan, &journal, None, &wall_clock, &stop_load));
@@ -314,7 +244,7 @@ impl Demo {
             done?;
             let report = report.map_err(Failure::failed)?;
             self.say(&format!(
-                "{} writes, none failed; half of them took at most {} µs, 99 of 100 at most {} µs",
+                "{} pages were written to 'data', no write failed; half of them took at most {} µs, 99 of 100 at most {} µs",
                 report.writes, report.latency_p50_micros, report.latency_p99_micros
             ));
             Ok(())
@@ -322,29 +252,41 @@ impl Demo {
     }
 
     fn under_load(&mut self, args: &DemoArgs, journal: &Path) -> Outcome {
-        let check_at = Instant::now() + BEFORE_CHECK;
-        let mut shown = Instant::now();
-        self.wait_until(check_at, |demo| {
-            if shown.elapsed() >= FIGURES_EVERY {
-                shown = Instant::now();
-                demo.say(&demo.figures().unwrap_or_else(|why| format!("no figures: {why}")));
-            }
-        })?;
+        self.watch_until(Instant::now() + BEFORE_CHECK)?;
         self.prove(journal)?;
         self.go_on(args.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds)))
     }
 
-    fn wait_until(&mut self, at: Instant, mut meanwhile: impl FnMut(&Self)) -> Outcome {
+    /// Watches everything until then, with a line of figures now and then.
+    fn watch_until(&mut self, at: Instant) -> Outcome {
+        let mut shown = Instant::now();
         while Instant::now() < at {
-            self.roles.iter_mut().try_for_each(Role::alive)?;
+            self.alive()?;
             if self.stop.load(Ordering::Relaxed) {
-                return Err(Failure::failed("stopped before the first point was checked"));
+                return Err(stopped());
             }
-            meanwhile(self);
+            if shown.elapsed() >= FIGURES_EVERY {
+                shown = Instant::now();
+                self.say(&self.figures().unwrap_or_else(|why| format!("no figures: {why}")));
+            }
             thread::sleep(Duration::from_millis(100));
         }
         Ok(())
     }
+
+    /// Ends everything, from the top down: what is written last still finds its way.
+    fn end(&mut self) {
+        self.bank = None;
+        self.mounted = None;
+        // The agent first: it brings what it holds to the process server.
+        while let Some(role) = self.roles.pop() {
+            drop(role);
+        }
+    }
+}
+
+fn stopped() -> Failure {
+    Failure::failed("stopped before a point was proved")
 }
 
 fn wall_clock() -> Timestamp {
@@ -357,7 +299,7 @@ fn free_port(wanted: u16) -> u16 {
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
     let port = (wanted..wanted.saturating_add(100)).find(free).unwrap_or(0);
     if port != wanted {
-        println!("          port {wanted} is taken, using {port}");
+        println!("          port {wanted} is taken: using {port} instead");
     }
     port
 }
@@ -376,14 +318,13 @@ fn make_dir(args: &DemoArgs) -> Result<PathBuf, Failure> {
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs, stop: Arc<AtomicBool>) -> Outcome {
     let dir = make_dir(args)?;
-    println!("Farshore demo. Everything it makes lies in {}", dir.display());
-    let mut demo = Demo { dir: dir.clone(), begun: Instant::now(), stop, roles: Vec::new() };
+    println!("Farshore demo: protects a machine, serves a moment of its past and proves it right, within a minute.");
+    println!("          everything it makes lies in {}; Ctrl-C ends it", dir.display());
+    let (begun, roles) = (Instant::now(), Vec::new());
+    let mut demo = Demo { dir: dir.clone(), begun, stop, bank: None, mounted: None, roles };
     let outcome = demo.run(args);
-    demo.say("stopping");
-    // The agent first: it brings what it holds to the process server.
-    while let Some(role) = demo.roles.pop() {
-        drop(role);
-    }
+    demo.say(if demo.mounted.is_some() { "ending: unmounting, then the agent, then the servers" } else { "ending" });
+    demo.end();
     if outcome.is_err() || args.keep || args.dir.is_some() {
         println!("          kept: {}", dir.display());
     } else if let Err(error) = fs::remove_dir_all(&dir) {

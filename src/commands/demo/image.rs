@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use farshore_engine::oracle::Image;
 
+use super::process::{run, tool};
 use crate::exit::Failure;
 
 /// Size of the image, in bytes.
@@ -20,34 +20,43 @@ pub(super) fn make_system(image: &Path, files: &Path) -> Result<String, Failure>
     fs::File::create(image)
         .and_then(|file| file.set_len(IMAGE_BYTES))
         .map_err(|error| failed("make the system disk", &error))?;
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new("mke2fs")
-        .env("PATH", path)
-        .args(["-q", "-F", "-t", "ext4", "-d"])
-        .args([files, image])
-        .output()
-        .map_err(|error| failed("run mke2fs (Debian package e2fsprogs)", &error))?;
-    if !output.status.success() {
-        return Err(failed("mke2fs failed", &String::from_utf8_lossy(&output.stderr).trim()));
-    }
+    let mut mke2fs = tool("mke2fs");
+    mke2fs.args(["-q", "-F", "-t", "ext4", "-d"]).args([files, image]);
+    run(mke2fs).map_err(|failure| failed("make its filesystem (Debian package e2fsprogs)", &failure.text))?;
     fs::remove_dir_all(files).map_err(|error| failed("clear up", &error))?;
-    Ok(format!("an ext4 disk of {} MiB with {FILES} files", IMAGE_BYTES >> 20))
+    Ok(format!("{} MiB, an ext4 filesystem with {FILES} documents", IMAGE_BYTES >> 20))
+}
+
+/// Name and text of a document: 1 to 200 KiB that compress about as well as documents do.
+fn document(number: u32) -> (String, String) {
+    let mut text = String::new();
+    let mut state = u64::from(number) + 1;
+    while text.len() < 1024 * (1 + number as usize * 7 % 200) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.push_str(&format!("line {} of file {number}: {state:016x}\n", text.len()));
+    }
+    (format!("folder-{:02}/document-{number:03}.txt", number % 12), text)
 }
 
 fn make_files(dir: &Path) -> std::io::Result<()> {
-    for number in 0..FILES {
-        let folder = dir.join(format!("folder-{:02}", number % 12));
-        fs::create_dir_all(&folder)?;
-        // Texts of 1 to 200 KiB that compress about as well as documents do.
-        let mut text = String::new();
-        let mut state = u64::from(number) + 1;
-        while text.len() < 1024 * (1 + number as usize * 7 % 200) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            text.push_str(&format!("line {} of file {number}: {state:016x}\n", text.len()));
-        }
-        fs::write(folder.join(format!("document-{number:03}.txt")), text)?;
+    for (name, text) in (0..FILES).map(document) {
+        let path = dir.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, text)?;
     }
     Ok(())
+}
+
+/// Whether every document lies below `dir` as it was made; how many there are.
+pub(super) fn check_documents(dir: &Path) -> Result<u32, Failure> {
+    for (name, text) in (0..FILES).map(document) {
+        let path = dir.join(name);
+        let found = fs::read(&path).map_err(|error| Failure::failed(format!("read {}: {error}", path.display())))?;
+        if found != text.as_bytes() {
+            return Err(Failure::failed(format!("the point's {} is not what was written", path.display())));
+        }
+    }
+    Ok(FILES)
 }
 
 /// The first byte at which a served disk differs from a file.
