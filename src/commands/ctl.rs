@@ -128,6 +128,10 @@ enum CtlCommand {
     Token(TokenCommand),
     /// How the installation is.
     Health,
+    /// Everything at one look: what is protected, what is behind and why, where the load is.
+    Overview,
+    /// Make a one-time code that opens the dashboard in a browser.
+    LoginCode,
 }
 
 #[derive(Debug, Args)]
@@ -226,6 +230,8 @@ async fn perform(client: &Client, command: &CtlCommand, json: bool) -> Outcome {
             show(table::EVENTS, &client.list(&path, *limit).await?);
         }
         CtlCommand::Token(command) => show(&[], &create_token(client, command).await?),
+        CtlCommand::Overview => show(&[], &client.get("overview").await?),
+        CtlCommand::LoginCode => show(&[], &client.login_code().await?),
         CtlCommand::Health => show(&[], &client.get("health").await?),
     }
     Ok(())

@@ -150,6 +150,11 @@ impl Demo {
         let endpoints = self.wait("the servers", |demo| demo.json("site/endpoints.json"))?;
         let management = endpoints["management"].as_str().unwrap_or_default();
         self.say(&format!("configuration server and process server run ({management}); the vault is a folder"));
+        let code = self.wait("a login code", |demo| demo.ctl(&["login-code"]))?;
+        self.say(&format!(
+            "dashboard, by a link that works once: {management}{}",
+            code["path"].as_str().unwrap_or("/")
+        ));
         Ok(())
     }
 

@@ -19,6 +19,7 @@ use clap::Args;
 use farshore_actors::control::control_room::ControlPolicy;
 use farshore_actors::control::membership::{JoinTicketIn, MembershipError};
 use farshore_actors::control::node::{NodeConfig, NodeError, ProcessServerNode};
+use farshore_actors::control::plane::Caller;
 use farshore_actors::control::server::{ConfigServer, ConfigServerConfig, StartError};
 use farshore_actors::data::DataLimits;
 use farshore_actors::supervise::Chaos;
@@ -166,12 +167,25 @@ impl Control {
         })
     }
 
-    /// A ticket for the process server that lives in the same process.
-    async fn own_ticket(&self) -> Result<JoinTicketIn, Failure> {
+    /// Who may read the state directory: an admin.
+    fn local_admin(&self) -> Result<Caller, Failure> {
         let token = fs::read_to_string(self.server.admin_token_file())
             .map_err(|error| Failure::failed(format!("read the admin token: {error}")))?;
-        let plane = self.server.plane();
-        let caller = plane.caller(token.trim()).ok_or_else(|| Failure::failed("the local admin token is not valid"))?;
+        let caller = self.server.plane().caller(token.trim());
+        caller.ok_or_else(|| Failure::failed("the local admin token is not valid"))
+    }
+
+    /// Says how to open the dashboard: a link that works once.
+    fn announce_dashboard(&self) -> Outcome {
+        if let Some(link) = self.web.login_link(&self.local_admin()?) {
+            println!("  dashboard    {}   (works once, within ten minutes)", *link);
+        }
+        Ok(())
+    }
+
+    /// A ticket for the process server that lives in the same process.
+    async fn own_ticket(&self) -> Result<JoinTicketIn, Failure> {
+        let (plane, caller) = (self.server.plane(), self.local_admin()?);
         let ticket = plane
             .create_join_token(&caller, MemberRole::ProcessServer, "built in".into(), OWN_TOKEN_FOR, 1)
             .await
@@ -281,6 +295,7 @@ pub(crate) fn up(settings: &Settings, log: &Logger, stop: &Arc<AtomicBool>, chao
         endpoints["replication"] = node.replication_address().to_string().into();
         write_endpoints(&settings.state_dir, &endpoints)?;
         announce(settings, &endpoints);
+        control.announce_dashboard()?;
         let outcome = until_over(stop, Some(&control), Some(&node)).await;
         if !node.stop().await {
             error!(log, "the process server did not stop cleanly; nothing durable is lost");
@@ -309,6 +324,8 @@ pub(crate) fn config_server(settings: &Settings, log: &Logger, stop: &Arc<Atomic
     actix_rt::System::new().block_on(async {
         let control = Control::start(settings, &vault, log, Arc::new(Chaos::new(chaos))).await?;
         write_endpoints(&settings.state_dir, &control.endpoints())?;
+        println!("The configuration server is up.");
+        control.announce_dashboard()?;
         let outcome = until_over(stop, Some(&control), None).await;
         control.stop().await;
         outcome

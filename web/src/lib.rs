@@ -6,9 +6,11 @@
 //!                                     └── openapi: one list of routes  └── Fault ─► problem: one table of statuses
 //! ```
 //!
-//! This crate owns no state but the throttle of failed logins: it shows what the façade says and asks it for changes.
+//! It shows what the façade says and asks it for changes. What it owns is small, bounded and may be lost: the throttle of
+//! failed logins, the dashboard's sessions, the live feed and the charts' last hours (`board`).
 
 pub mod auth;
+mod board;
 pub mod openapi;
 pub mod page;
 pub mod problem;

@@ -3,12 +3,13 @@
 use std::sync::OnceLock;
 
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi as _};
 
+use crate::auth::session::COOKIE_NAME;
 use crate::routes::Routes;
 
-/// Adds the bearer scheme.
+/// Adds the bearer scheme, and the dashboard's cookie.
 pub(crate) struct Bearer;
 
 impl Modify for Bearer {
@@ -16,6 +17,11 @@ impl Modify for Bearer {
         let components = document.components.get_or_insert_default();
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme("token", scheme);
+        let cookie = ApiKey::Cookie(ApiKeyValue::with_description(
+            COOKIE_NAME,
+            "The dashboard's session. Unsafe methods need the header X-Farshore-Csrf as well.",
+        ));
+        components.add_security_scheme("session", SecurityScheme::ApiKey(cookie));
     }
 }
 

@@ -59,6 +59,10 @@ pub enum RequestFault {
     TooManyAttempts,
     /// The token's role does not allow it.
     Forbidden,
+    /// A session's unsafe request does not show that it comes from the dashboard.
+    Csrf,
+    /// There is no room for it now.
+    Busy,
     /// No such address.
     NotFound,
     /// The address does not take this method.
@@ -107,6 +111,15 @@ impl RequestFault {
                 "The token's role does not allow this",
                 "Use a token of the role that the detail names.",
             ),
+            Self::Csrf => (
+                StatusCode::FORBIDDEN,
+                "csrf_token_wrong",
+                "The request does not show that it comes from the dashboard",
+                "Send the session's csrf_token as X-Farshore-Csrf, or use a bearer token.",
+            ),
+            Self::Busy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "busy", "There is no room for it now", "Try again in a few seconds.")
+            }
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 "not_found",

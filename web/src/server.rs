@@ -7,13 +7,22 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use actix_web::error::InternalError;
-use actix_web::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+};
 use actix_web::middleware::DefaultHeaders;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, web};
-use farshore_actors::control::plane::ControlPlane;
+use farshore_actors::control::plane::{Caller, ControlPlane};
+use farshore_actors::supervise::OsChance;
+use farshore_engine::ids::Chance;
 use slog::{Logger, error, info};
+use zeroize::Zeroizing;
 
 use crate::auth::Throttle;
+use crate::auth::session::Sessions;
+use crate::board::Board;
+use crate::board::watcher::watch;
 use crate::problem::{self, Problem, RequestFault};
 use crate::{openapi, routes};
 
@@ -23,8 +32,8 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 /// Idle time after which a connection is closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// Most connections of one worker at a time. Chosen: dashboards and scripts of a site; each costs some 20 KiB.
-const CONNECTIONS_MAX: usize = 512;
+/// Most connections of one worker at a time. Chosen: dashboards (an event stream each) and scripts of a site; each costs some 20 KiB.
+const CONNECTIONS_MAX: usize = 2048;
 /// Most TLS handshakes of one worker at a time: each is a signature.
 const HANDSHAKES_MAX: usize = 32;
 /// Threads that answer requests.
@@ -64,6 +73,9 @@ pub(crate) struct Api {
     pub(crate) plane: ControlPlane,
     pub(crate) log: Logger,
     pub(crate) throttle: Throttle,
+    pub(crate) sessions: Sessions,
+    pub(crate) board: Arc<Board>,
+    pub(crate) secure: bool,
     pub(crate) started: Instant,
 }
 
@@ -71,6 +83,7 @@ pub(crate) struct Api {
 pub struct Server {
     address: SocketAddr,
     secure: bool,
+    api: web::Data<Api>,
     handle: ServerHandle,
 }
 
@@ -83,21 +96,27 @@ impl Server {
         let failed = |cause| ServerError::Listen { address: config.listen, cause };
         let socket = TcpListener::bind(config.listen).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        let api = Api { plane, log: log.clone(), throttle: Throttle::default(), started: Instant::now() };
-        let api = web::Data::new(api);
-        let server = HttpServer::new(move || {
-            let headers =
-                DefaultHeaders::new().add((CACHE_CONTROL, "no-store")).add((X_CONTENT_TYPE_OPTIONS, "nosniff"));
-            App::new().app_data(api.clone()).configure(configure).wrap(headers)
-        })
-        .workers(WORKERS)
-        .client_request_timeout(HEADERS_WITHIN)
-        .keep_alive(KEEP_ALIVE)
-        .max_connections(CONNECTIONS_MAX)
-        .max_connection_rate(HANDSHAKES_MAX)
-        .shutdown_timeout(STOP_WITHIN_SECONDS)
-        .disable_signals();
         let secure = config.tls.is_some();
+        let api = Api {
+            plane,
+            log: log.clone(),
+            throttle: Throttle::default(),
+            sessions: Sessions::default(),
+            board: Arc::new(Board::new(draw_life())),
+            secure,
+            started: Instant::now(),
+        };
+        let api = web::Data::new(api);
+        let shared = api.clone();
+        let server =
+            HttpServer::new(move || App::new().app_data(shared.clone()).configure(configure).wrap(headers(secure)))
+                .workers(WORKERS)
+                .client_request_timeout(HEADERS_WITHIN)
+                .keep_alive(KEEP_ALIVE)
+                .max_connections(CONNECTIONS_MAX)
+                .max_connection_rate(HANDSHAKES_MAX)
+                .shutdown_timeout(STOP_WITHIN_SECONDS)
+                .disable_signals();
         let server = match config.tls {
             Some(tls) => server.listen_rustls_0_23(socket, (*tls).clone()),
             None => server.listen(socket),
@@ -110,7 +129,8 @@ impl Server {
                 error!(log, "the management interface ended: restart the process"; "cause" => %cause);
             }
         });
-        Ok(Self { address, secure, handle })
+        actix_web::rt::spawn(watch(api.clone()));
+        Ok(Self { address, secure, api, handle })
     }
 
     /// Where it listens.
@@ -123,9 +143,44 @@ impl Server {
         format!("{}://{}", if self.secure { "https" } else { "http" }, self.address)
     }
 
-    /// Takes no more requests, and ends once those that run are answered, or after a few seconds.
+    /// What to open in a browser to begin a session that may what `caller` may; once, and within minutes.
+    pub fn login_link(&self, caller: &Caller) -> Option<Zeroizing<String>> {
+        let code = self.api.sessions.code(caller.token?, Instant::now());
+        Some(Zeroizing::new(format!("{}/#login={}", self.url(), *code)))
+    }
+
+    /// Takes no more requests, ends event streams, and ends once those that run are answered, or after a few seconds.
     pub async fn stop(&self) {
+        self.api.board.feed.close();
         self.handle.stop(true).await;
+    }
+}
+
+fn draw_life() -> u64 {
+    let mut life = [0; 8];
+    OsChance.fill(&mut life);
+    u64::from_be_bytes(life)
+}
+
+/// Scripts, styles and requests of the dashboard come from here and nowhere else, and no page frames it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
+                      connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
+                      frame-ancestors 'none'";
+
+/// Headers that every answer carries; a handler's own stand.
+fn headers(secure: bool) -> DefaultHeaders {
+    let headers = DefaultHeaders::new()
+        .add((CACHE_CONTROL, "no-store"))
+        .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .add((CONTENT_SECURITY_POLICY, POLICY))
+        .add((X_FRAME_OPTIONS, "DENY"))
+        .add((REFERRER_POLICY, "no-referrer"))
+        .add(("cross-origin-opener-policy", "same-origin"))
+        .add(("cross-origin-resource-policy", "same-origin"))
+        .add(("permissions-policy", "camera=(), geolocation=(), microphone=()"));
+    match secure {
+        true => headers.add((STRICT_TRANSPORT_SECURITY, "max-age=31536000")),
+        false => headers,
     }
 }
 

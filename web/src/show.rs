@@ -8,6 +8,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
+/// The time now.
+pub(crate) fn now() -> Timestamp {
+    farshore_actors::supervise::wall_clock()
+}
+
 /// A time as RFC 3339 in UTC.
 pub fn time(at: Timestamp) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1000).ok();

@@ -63,6 +63,7 @@ pub struct ControlRoom {
     /// The switch for injected panics.
     pub chaos: Arc<Chaos>,
     ledger: RwLock<Ledger>,
+    ledger_changes: watch::Sender<u64>,
     live: RwLock<Live>,
     orchestrator: watch::Sender<Option<Addr<Orchestrator>>>,
     links: RwLock<BTreeMap<ProcessServerId, Addr<ProcessServerLink>>>,
@@ -87,6 +88,7 @@ impl ControlRoom {
             authority,
             chaos,
             ledger: RwLock::default(),
+            ledger_changes: watch::Sender::new(0),
             live: RwLock::default(),
             orchestrator: watch::Sender::new(None),
             links: RwLock::default(),
@@ -106,7 +108,14 @@ impl ControlRoom {
     }
 
     pub(super) fn with_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
-        change(&mut self.ledger.write())
+        let changed = change(&mut self.ledger.write());
+        self.ledger_changes.send_modify(|changes| *changes += 1);
+        changed
+    }
+
+    /// Counts the ledger's changes.
+    pub fn ledger_changes(&self) -> watch::Receiver<u64> {
+        self.ledger_changes.subscribe()
     }
 
     pub(super) fn with_live<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {

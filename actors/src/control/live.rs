@@ -32,7 +32,7 @@ pub struct ServerLive {
     pub program_version: String,
     /// Where its session comes from.
     pub peer: String,
-    /// Its last heartbeat and when it came, by our clock.
+    /// Its last heartbeat and when it came, by our clock. Its machines are in order of their ids.
     pub heartbeat: Option<(Timestamp, Heartbeat)>,
 }
 
@@ -80,7 +80,8 @@ impl Live {
     /// What a process server last said of a machine.
     pub fn machine_at(&self, server: ProcessServerId, machine: MachineId) -> Option<&MachineReport> {
         let (_, heartbeat) = self.servers.get(&server)?.heartbeat.as_ref()?;
-        heartbeat.machines.iter().find(|report| report.machine == machine)
+        let at = heartbeat.machines.binary_search_by_key(&machine, |report| report.machine).ok()?;
+        heartbeat.machines.get(at)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use farshore_engine::control::messages::{Command, CommandResult, MemberRole, PointsPage};
 use farshore_engine::ids::{Lsn, MachineId, MarkId, ProcessServerId};
 use farshore_engine::record::MarkKind;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::control_room::ControlRoom;
@@ -20,7 +21,8 @@ use super::ledger::serve::{self, BeginServe, BeginStop};
 use super::ledger::tokens::{CreateApiToken, CreateJoinToken, RevokeApiToken, RevokeJoinToken, check_api};
 use super::ledger::{Ledger, check_label};
 use super::view::{
-    self, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, ProcessServerView, ServeRequest, ServedView,
+    self, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, Picture, ProcessServerView, ServeRequest,
+    ServedView,
 };
 use crate::supervise::wall_clock;
 
@@ -34,6 +36,8 @@ pub struct Caller {
     pub name: String,
     /// What the token allows.
     pub role: ApiRole,
+    /// The token, where one was shown; a session that began with it ends with it.
+    pub token: Option<TokenId>,
 }
 
 /// The way in. Clones are the same.
@@ -50,7 +54,34 @@ impl ControlPlane {
     /// Who a bearer token belongs to; `None`: it is not valid.
     pub fn caller(&self, token: &str) -> Option<Caller> {
         let token = check_api(&self.room.ledger(), token, wall_clock())?;
-        Some(Caller { name: token.label, role: token.role })
+        Some(Caller { name: token.label, role: token.role, token: Some(token.id) })
+    }
+
+    /// Who a token belongs to that was shown before; `None`: it is no longer valid.
+    pub fn caller_of(&self, token: TokenId) -> Option<Caller> {
+        let ledger = self.room.ledger();
+        let now = ledger.api_tokens.get(&token).filter(|token| token.expires_at.is_none_or(|at| at > wall_clock()))?;
+        Some(Caller { name: now.label.clone(), role: now.role, token: Some(token) })
+    }
+
+    /// Counts the changes of what is remembered.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.room.ledger_changes()
+    }
+
+    /// Everything that there is now, at one moment.
+    pub fn picture(&self) -> Picture {
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        let machines = ledger.machines.iter().filter(|machine| !machine.removed);
+        let servers = ledger.process_servers.iter().filter(|server| !server.removed);
+        Picture {
+            at: wall_clock(),
+            machines: machines.map(|machine| view::machine(&self.room, &ledger, &live, machine)).collect(),
+            process_servers: servers.map(|server| view::process_server(&ledger, &live, server)).collect(),
+            jobs_running: ledger.running_jobs().cloned().collect(),
+            served_points: ledger.served.len(),
+            issues: installation_issues(&ledger),
+        }
     }
 
     /// Machines in order of ids, from behind `after` on; removed ones only where they are asked for.

@@ -198,6 +198,7 @@ impl ProcessServerLink {
             plan.into_iter().for_each(|remedy| self.carry_out(remedy, ctx));
         }
         let now = wall_clock();
+        heartbeat.machines.sort_unstable_by_key(|report| report.machine);
         self.room.with_live(|live| live.servers.entry(self.server).or_default().heartbeat = Some((now, heartbeat)));
         if !events.is_empty() {
             let tell = async move {

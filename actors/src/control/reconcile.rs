@@ -182,6 +182,10 @@ mod tests {
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,
+            received_bytes: 0,
+            uploaded_bytes: 0,
+            upload_failures: 0,
+            actor_restarts: 0,
             issues: vec![],
         };
         Heartbeat {

@@ -109,6 +109,23 @@ pub struct ServedView {
     pub exports: Vec<Export>,
 }
 
+/// Everything that there is, at one moment.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    /// The moment.
+    pub at: Timestamp,
+    /// Machines that are not removed, in order of ids.
+    pub machines: Vec<MachineView>,
+    /// Process servers that are not removed, in order of ids.
+    pub process_servers: Vec<ProcessServerView>,
+    /// Jobs that are not over, the oldest first.
+    pub jobs_running: Vec<JobRecord>,
+    /// How many points are served.
+    pub served_points: usize,
+    /// What is wrong with the installation as a whole.
+    pub issues: Vec<Issue>,
+}
+
 /// How the installation is.
 #[derive(Debug, Clone)]
 pub struct HealthView {

@@ -346,6 +346,10 @@ fn machine_report(status: &MachineStatus) -> MachineReport {
         newest_mark: status.newest_mark,
         idle_confirmed_at: status.idle_confirmed_at,
         backlog_bytes: status.backlog_bytes,
+        received_bytes: status.disks.values().map(|disk| disk.plain_bytes).sum(),
+        uploaded_bytes: status.uploads.bytes,
+        upload_failures: status.uploads.failures,
+        actor_restarts: status.actors.values().map(|actor| actor.restarts).sum(),
         issues: status.health.iter().map(issue).collect(),
     }
 }

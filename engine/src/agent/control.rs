@@ -164,6 +164,7 @@ fn report(shared: &Shared, events: Vec<crate::control::messages::MemberEvent>) -
         memory_bytes: status.memory_bytes as u64,
         memory_bytes_max: status.memory_bytes_max as u64,
         rung: status.rung,
+        written_bytes: shared.tap.written_bytes(),
         disks,
         events,
     }

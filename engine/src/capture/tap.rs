@@ -10,7 +10,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -50,6 +50,7 @@ pub struct Tap {
     began: Instant,
     batches: Notify,
     stopping: AtomicBool,
+    written_bytes: AtomicU64,
 }
 
 impl std::fmt::Debug for Tap {
@@ -71,6 +72,7 @@ impl Tap {
             began: Instant::now(),
             batches: Notify::new(),
             stopping: AtomicBool::new(false),
+            written_bytes: AtomicU64::new(0),
         }
     }
 
@@ -87,6 +89,11 @@ impl Tap {
     /// The splitter, locked: for short looks and changes without I/O.
     pub fn splitter(&self) -> MutexGuard<'_, Splitter> {
         self.splitter.lock()
+    }
+
+    /// Bytes that were written through it, whatever became of them in the log.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
     }
 
     /// Comes back when a batch may be complete, or begins to fill.
@@ -191,6 +198,9 @@ impl Tap {
             Err(_) => Outcome::Failed,
         };
         self.leave(ticket, grant, outcome);
+        if written.is_ok() {
+            self.written_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
         written
     }
 

@@ -119,6 +119,15 @@ impl Client {
         self.send(self.http.post(self.url(path)?).json(body)).await
     }
 
+    /// A one-time code for the dashboard, with the address to open.
+    pub(super) async fn login_code(&self) -> Result<Value, Failure> {
+        let mut made = self.send(self.http.post(self.url("login-codes")?)).await?;
+        let open = self.base.join(made["path"].as_str().unwrap_or("/"));
+        made["open"] =
+            open.map_err(|error| Failure::failed(format!("the answer holds no address: {error}")))?.as_str().into();
+        Ok(made)
+    }
+
     /// Ends something.
     pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.http.delete(self.url(path)?)).await

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::auth::{Operator, Viewer};
+use crate::board::Board;
 use crate::page::{LIMIT_MAX, Page, PageQuery};
 use crate::problem::{Problem, RequestFault};
 use crate::routes::jobs::{JobBody, location};
+use crate::routes::overview::RatesBody;
 use crate::server::Api;
 use crate::show::{self, HealthBody, name_of, operations};
 
@@ -37,6 +39,8 @@ pub struct MachineBody {
     pub rpo_seconds: Option<f64>,
     /// Who owns its log.
     pub assignment: Option<AssignmentBody>,
+    /// What it writes, ships and has uploaded, in bytes a second.
+    pub rates: RatesBody,
     /// Its disks.
     pub disks: Vec<DiskBody>,
     /// Its agent.
@@ -119,8 +123,9 @@ pub struct LogBody {
     pub newest_point_lsn: Option<u64>,
 }
 
-impl From<MachineView> for MachineBody {
-    fn from(view: MachineView) -> Self {
+impl MachineBody {
+    /// A machine with its rates.
+    pub(crate) fn of(view: MachineView, board: &Board) -> Self {
         let report = view.report.as_ref().map(|(_, report)| report);
         let disk = |info: &farshore_engine::record::DiskInfo| {
             let now = report.and_then(|report| report.disks.iter().find(|disk| disk.disk == info.disk));
@@ -137,6 +142,7 @@ impl From<MachineView> for MachineBody {
             }
         };
         Self {
+            rates: board.rates(view.id, show::now()).into(),
             disks: view.disks.iter().map(disk).collect(),
             agent: agent(view.agent_connected, view.report.as_ref()),
             log: view.at_owner.as_ref().map(log),
@@ -218,7 +224,7 @@ pub(crate) async fn list_machines(
     query: web::Query<PageQuery>,
 ) -> Result<web::Json<Page<MachineBody>>, Problem> {
     let page = api.plane.machines(query.cursor()?, query.limit()?, false);
-    Ok(web::Json(Page::of(page, MachineBody::from)))
+    Ok(web::Json(Page::of(page, |view| MachineBody::of(view, &api.board))))
 }
 
 /// One machine, by id or by a name that no other machine has.
@@ -231,7 +237,7 @@ pub(crate) async fn get_machine(
     path: web::Path<String>,
 ) -> Result<web::Json<MachineBody>, Problem> {
     let id = resolve(&api.plane, &path)?;
-    Ok(web::Json(api.plane.machine(id)?.into()))
+    Ok(web::Json(MachineBody::of(api.plane.machine(id)?, &api.board)))
 }
 
 /// Ends a machine's protection. Its replica stays in the vault.

@@ -3,9 +3,12 @@
 pub mod events;
 pub mod jobs;
 pub mod machines;
+pub mod overview;
 pub mod points;
 pub mod process_servers;
 pub mod served;
+pub mod session;
+pub mod stream;
 pub mod system;
 pub mod tokens;
 
@@ -21,7 +24,7 @@ macro_rules! routes {
         #[openapi(
             info(title = "Farshore", description = "Disaster-recovery replication: every write, in order, to a far shore"),
             paths($($module::$handler,)*),
-            security(("token" = [])),
+            security(("token" = []), ("session" = [])),
             modifiers(&Bearer)
         )]
         pub(crate) struct Routes;
@@ -38,6 +41,7 @@ routes! {
     machines::get_machine,
     machines::remove_machine,
     machines::move_machine,
+    overview::get_machine_history,
     points::list_points,
     points::request_mark,
     served::list_served_points,
@@ -56,6 +60,13 @@ routes! {
     tokens::list_api_tokens,
     tokens::create_api_token,
     tokens::revoke_api_token,
+    session::begin_session,
+    session::get_session,
+    session::end_session,
+    session::create_login_code,
+    overview::get_overview,
+    overview::get_history,
+    stream::get_stream,
     system::get_health,
     system::get_version,
     system::get_openapi,

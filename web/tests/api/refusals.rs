@@ -26,6 +26,8 @@ async fn every_documented_route_is_there_and_lets_nobody_in_without_a_token() {
     for &(method, path) in &operations {
         let answer = site.send(site.bare(method, &filled(path))).await;
         match public.contains(&path) {
+            // The token is in its body.
+            _ if (method, path) == ("POST", "/api/v1/session") => answer.is_problem(415, "unsupported_media_type"),
             true => assert_eq!(answer.status, 200, "{method} {path}: {answer:?}"),
             false => answer.is_problem(401, "unauthenticated"),
         }

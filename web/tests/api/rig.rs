@@ -275,6 +275,10 @@ impl DataPort for Played {
             newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
             idle_confirmed_at: None,
             backlog_bytes: 0,
+            received_bytes: 0,
+            uploaded_bytes: 0,
+            upload_failures: 0,
+            actor_restarts: 0,
             issues: vec![],
         };
         Some(Heartbeat {

@@ -16,7 +16,7 @@ pub mod records;
 pub mod serve;
 pub mod tokens;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::{Chance, DiskNo, MachineId, Timestamp};
@@ -117,6 +117,8 @@ pub struct Ledger {
     pub served: Table<Served>,
     /// Their exports.
     pub exports: Table<ServedExport>,
+    /// Keys of jobs that are not over: they are looked at far more often than jobs change.
+    running: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -155,7 +157,14 @@ impl Ledger {
             AssignmentRecord::TABLE => self.assignments.set(row, value),
             JoinToken::TABLE => self.join_tokens.set(row, value),
             ApiToken::TABLE => self.api_tokens.set(row, value),
-            JobRecord::TABLE => self.jobs.set(row, value),
+            JobRecord::TABLE => {
+                let set = self.jobs.set(row, value);
+                match self.jobs.rows.get(row).is_some_and(|job| job.state == JobState::Running) {
+                    true => self.running.insert(row.into()),
+                    false => self.running.remove(row),
+                };
+                set
+            }
             EventRecord::TABLE => self.events.set(row, value),
             Served::TABLE => self.served.set(row, value),
             ServedExport::TABLE => self.exports.set(row, value),
@@ -195,7 +204,7 @@ impl Ledger {
 
     /// Jobs that are not over.
     pub fn running_jobs(&self) -> impl Iterator<Item = &JobRecord> {
-        self.jobs.iter().filter(|job| job.state == JobState::Running)
+        self.running.iter().filter_map(|key| self.jobs.rows.get(key))
     }
 }
 

@@ -172,7 +172,7 @@ impl Installation {
 }
 
 fn operator() -> Caller {
-    Caller { name: "test".into(), role: ApiRole::Operator }
+    Caller { name: "test".into(), role: ApiRole::Operator, token: None }
 }
 
 fn enrolment(token: &str, name: &str, key: &KeyRequest) -> Enrol {
@@ -311,6 +311,10 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
         newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
         idle_confirmed_at: None,
         backlog_bytes: 0,
+        received_bytes: 0,
+        uploaded_bytes: 0,
+        upload_failures: 0,
+        actor_restarts: 0,
         issues: vec![],
     }
 }

@@ -107,6 +107,9 @@ pub struct AgentReport {
     pub memory_bytes_max: u64,
     /// Rung of the overload ladder, 1 to 4.
     pub rung: u8,
+    /// Bytes that were written to its disks since the agent started.
+    #[serde(default)]
+    pub written_bytes: u64,
     /// Each disk.
     pub disks: Vec<DiskReport>,
     /// What happened since the last report.

@@ -232,6 +232,18 @@ pub struct MachineReport {
     pub idle_confirmed_at: Option<Timestamp>,
     /// Bytes that are in no vault yet.
     pub backlog_bytes: u64,
+    /// Bytes of writes that came from the agent since the process server started.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes of segments that it put into the vault since then.
+    #[serde(default)]
+    pub uploaded_bytes: u64,
+    /// Store calls for it that failed since then.
+    #[serde(default)]
+    pub upload_failures: u64,
+    /// How often actors of it were started again after a failure.
+    #[serde(default)]
+    pub actor_restarts: u64,
     /// What is wrong there, worst first.
     #[serde(default)]
     pub issues: Vec<Issue>,

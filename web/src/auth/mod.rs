@@ -1,7 +1,10 @@
-//! Who calls: a bearer token belongs to a role, and each handler names the role that it needs in its arguments.
+//! Who calls: a bearer token, or a session of the dashboard, belongs to a role, and each handler names the role that it
+//! needs in its arguments.
 //!
 //! Tokens carry 256 random bits, so guessing is hopeless; the throttle only keeps a client with a wrong token from
 //! filling the log.
+
+pub(crate) mod session;
 
 use std::collections::BTreeMap;
 use std::future::{Ready, ready};
@@ -11,6 +14,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
+use actix_web::http::Method;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, web};
 use farshore_actors::control::ledger::records::ApiRole;
@@ -55,18 +59,10 @@ impl Throttle {
 fn caller(request: &HttpRequest, needed: ApiRole) -> Result<Caller, Problem> {
     let api = request.app_data::<web::Data<Api>>();
     let api = api.ok_or_else(|| Problem::of(RequestFault::Internal, "the server is not set up"))?;
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let Some(header) = header else {
-        return Err(Problem::of(RequestFault::Unauthenticated, "the request carries no token"));
-    };
-    let token = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let Some(caller) = token.and_then(|(_, token)| api.plane.caller(token.trim())) else {
-        let from = request.peer_addr().map(|peer| peer.ip());
-        if api.throttle.failed(from, Instant::now()) {
-            return Err(Problem::of(RequestFault::TooManyAttempts, "from this address"));
-        }
-        warn!(api.log, "a request with a token that is not valid was refused"; "from" => ?from);
-        return Err(Problem::of(RequestFault::Unauthenticated, "the token is unknown, revoked or expired"));
+    let caller = match (has_bearer(request), session::cookie(request)) {
+        (true, _) => by_token(request, api)?,
+        (false, Some(cookie)) => by_session(request, api, cookie)?,
+        (false, None) => return Err(Problem::of(RequestFault::Unauthenticated, "the request carries no token")),
     };
     match caller.role >= needed {
         true => Ok(caller),
@@ -75,6 +71,41 @@ fn caller(request: &HttpRequest, needed: ApiRole) -> Result<Caller, Problem> {
             format!("the token of '{}' has role {}, needed is {}", caller.name, name(caller.role), name(needed)),
         )),
     }
+}
+
+/// Whether a request brings a token of its own; a cookie does not count then.
+pub(crate) fn has_bearer(request: &HttpRequest) -> bool {
+    request.headers().contains_key(AUTHORIZATION)
+}
+
+fn by_token(request: &HttpRequest, api: &Api) -> Result<Caller, Problem> {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let parts = header.and_then(|header| header.split_once(' '));
+    let token = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let caller = token.and_then(|(_, token)| api.plane.caller(token.trim()));
+    caller.ok_or_else(|| failed(request, api, "the token is unknown, revoked or expired"))
+}
+
+fn by_session(request: &HttpRequest, api: &Api, cookie: &str) -> Result<Caller, Problem> {
+    let over = || Problem::of(RequestFault::Unauthenticated, "the session is over");
+    let found = api.sessions.find(cookie, Instant::now()).ok_or_else(over)?;
+    let caller = api.plane.caller_of(found.token).ok_or_else(over)?;
+    let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let shown = request.headers().get(session::CSRF).and_then(|value| value.to_str().ok());
+    match safe || shown == Some(found.csrf.as_str()) {
+        true => Ok(caller),
+        false => Err(Problem::of(RequestFault::Csrf, "X-Farshore-Csrf is missing or not the session's")),
+    }
+}
+
+/// A login that failed: counted, and told.
+pub(crate) fn failed(request: &HttpRequest, api: &Api, why: &str) -> Problem {
+    let from = request.peer_addr().map(|peer| peer.ip());
+    if api.throttle.failed(from, Instant::now()) {
+        return Problem::of(RequestFault::TooManyAttempts, "from this address");
+    }
+    warn!(api.log, "a login that is not valid was refused"; "from" => ?from);
+    Problem::of(RequestFault::Unauthenticated, why)
 }
 
 fn name(role: ApiRole) -> &'static str {
