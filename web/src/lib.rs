@@ -11,6 +11,7 @@
 
 pub mod auth;
 mod board;
+mod dashboard;
 pub mod openapi;
 pub mod page;
 pub mod problem;

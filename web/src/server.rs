@@ -24,7 +24,7 @@ use crate::auth::session::Sessions;
 use crate::board::Board;
 use crate::board::watcher::watch;
 use crate::problem::{self, Problem, RequestFault};
-use crate::{openapi, routes};
+use crate::{dashboard, openapi, routes};
 
 /// Most bytes of a body.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -200,6 +200,7 @@ fn configure(app: &mut web::ServiceConfig) {
         .app_data(path)
         .app_data(web::PayloadConfig::new(BODY_BYTES_MAX))
         .configure(routes::register)
+        .configure(dashboard::register)
         .default_service(web::to(nothing_here));
 }
 

@@ -1,0 +1,80 @@
+/** A modal dialog on the browser's own element: focus stays inside, Escape closes, the rest is inert. */
+import { signal } from '@preact/signals';
+import type { ComponentChildren } from 'preact';
+import { useEffect, useRef, useState } from 'preact/hooks';
+import { Button } from './bits';
+import { tellTrouble } from './toast';
+
+const open = signal<ComponentChildren>(null);
+
+export function showDialog(content: ComponentChildren): void {
+  open.value = content;
+}
+
+export function closeDialog(): void {
+  open.value = null;
+}
+
+/** Where the open dialog is. */
+export function DialogHost() {
+  const element = useRef<HTMLDialogElement>(null);
+  const content = open.value;
+  useEffect(() => {
+    const dialog = element.current;
+    if (dialog === null) return;
+    if (content !== null && !dialog.open) dialog.showModal();
+    if (content === null && dialog.open) dialog.close();
+  }, [content]);
+  return (
+    <dialog
+      ref={element}
+      class="dialog"
+      aria-labelledby="dialog-title"
+      onClose={closeDialog}
+      onClick={(event) => {
+        if (event.target === element.current) closeDialog();
+      }}
+    >
+      {content}
+    </dialog>
+  );
+}
+
+interface FormProps {
+  title: string;
+  submit: string;
+  danger?: boolean;
+  disabled?: boolean;
+  /** Does it; the dialog closes once it is done, and stays with what was entered where it failed. */
+  act: () => Promise<void>;
+  children: ComponentChildren;
+}
+
+/** A dialog that does something. */
+export function DialogForm({ title, submit, danger = false, disabled = false, act, children }: FormProps) {
+  const [busy, setBusy] = useState(false);
+  const run = async (event: SubmitEvent) => {
+    event.preventDefault();
+    setBusy(true);
+    try {
+      await act();
+      closeDialog();
+    } catch (cause) {
+      tellTrouble(cause);
+    } finally {
+      setBusy(false);
+    }
+  };
+  return (
+    <form class="dialog-form" onSubmit={(event) => void run(event)}>
+      <h2 id="dialog-title">{title}</h2>
+      <div class="dialog-body">{children}</div>
+      <footer>
+        <Button onClick={closeDialog}>Cancel</Button>
+        <Button type="submit" kind={danger ? 'danger' : 'primary'} busy={busy} disabled={disabled}>
+          {submit}
+        </Button>
+      </footer>
+    </form>
+  );
+}
