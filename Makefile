@@ -8,7 +8,13 @@ BIN := target/debug/farshore
 CHECK_SEEDS ?= 0..200
 SEEDS ?= 0..20000
 
-.PHONY: help demo build check test soak bench setup fmt clean-rigs
+# The dashboard. Without Node the program is built without its page, and says so where the page would be.
+DASHBOARD := web/dashboard
+PAGE := $(DASHBOARD)/dist/page/index.html
+PAGE_SOURCES := $(shell find $(DASHBOARD)/src $(DASHBOARD)/public -type f ! -name schema.d.ts) \
+    $(addprefix $(DASHBOARD)/,index.html openapi.json package-lock.json tsconfig.json vite.config.ts)
+
+.PHONY: help demo build dashboard api-types check test soak bench setup fmt clean-rigs
 
 help:
 	@echo "make demo    a working system with a protected machine under live load (no root, no apt)"
@@ -17,8 +23,26 @@ help:
 	@echo "make soak    the same at full size, for hours"
 	@echo "make bench   measurements, as ratios in one run"
 
-build:
+build: dashboard
 	$(CARGO) build
+
+ifeq ($(shell command -v npm),)
+dashboard:
+	@echo "npm is not there: the program is built without its dashboard (install Node 20.19 or later, and run this again)"
+else
+dashboard: $(PAGE)
+endif
+
+$(DASHBOARD)/node_modules/.package-lock.json: $(DASHBOARD)/package-lock.json
+	cd $(DASHBOARD) && npm ci --no-fund --no-audit
+	@touch $@
+
+$(PAGE): $(DASHBOARD)/node_modules/.package-lock.json $(PAGE_SOURCES)
+	cd $(DASHBOARD) && npm run build --silent
+
+# After a change of the API: its document as the dashboard knows it. The dashboard's compiler says what no longer fits.
+api-types:
+	FARSHORE_WRITE=1 $(CARGO) test -p farshore-web --lib the_dashboard_is_built_against_the_api_that_is_served
 
 demo: build
 	$(BIN) demo
@@ -35,12 +59,12 @@ check:
 setup:
 	scripts/setup.sh
 
-test: setup
+test: setup dashboard
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	scripts/test.sh
 
-soak: setup
+soak: setup dashboard
 	FARSHORE_SOAK=1 FARSHORE_SEEDS=$(SEEDS) scripts/test.sh
 
 bench: setup

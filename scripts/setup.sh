@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 needs=(
   "qemu-io:qemu-utils" "qemu-storage-daemon:qemu-utils" "nbdinfo:libnbd-bin" "nbdcopy:libnbd-bin" "nbdfuse:libnbd-bin"
   "nbdkit:nbdkit" "fio:fio" "mkfs.xfs:xfsprogs" "xfs_repair:xfsprogs" "mke2fs:e2fsprogs" "e2fsck:e2fsprogs"
-  "sqlite3:sqlite3" "fusermount3:fuse3" "losetup:mount" "curl:curl" "openssl:openssl"
+  "sqlite3:sqlite3" "fusermount3:fuse3" "losetup:mount" "curl:curl" "openssl:openssl" "chromium:chromium"
 )
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
@@ -38,4 +38,10 @@ if ((${#missing[@]})); then
   "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
 else
   echo "setup: nothing is missing"
+fi
+
+# The browser tests' driver. Chromium is Debian's; nothing else is downloaded.
+if [[ ! -e tests/browser/node_modules/.package-lock.json || tests/browser/package-lock.json -nt tests/browser/node_modules/.package-lock.json ]]; then
+  command -v npm >/dev/null || { echo "setup: the dashboard and its tests need Node 20.19 or later with npm"; exit 1; }
+  (cd tests/browser && npm ci --no-fund --no-audit && touch node_modules/.package-lock.json)
 fi

@@ -134,6 +134,25 @@ fn no_dependency_has_a_licence_that_we_cannot_take() {
     }
 }
 
+/// The same for what the dashboard is made of and built with. `OFL-1.1` is the font's.
+#[test]
+fn no_package_of_the_dashboard_has_a_licence_that_we_cannot_take() {
+    let fine = ["MIT", "Apache-2.0", "BSD-3-Clause", "ISC", "0BSD", "Python-2.0", "MPL-2.0", "OFL-1.1", "CC0-1.0"];
+    for room in ["web/dashboard", "tests/browser"] {
+        let path = root().join(room).join("package-lock.json");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+        let lock: Value = serde_json::from_str(&text).expect("the lock file is JSON");
+        let packages = lock["packages"].as_object().expect("packages");
+        assert!(packages.len() > 2, "{room} uses packages");
+        for (name, package) in packages.iter().filter(|(name, _)| !name.is_empty()) {
+            let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} names no licence"));
+            let one = |one: &str| fine.contains(&one.trim_matches(|c: char| "() ".contains(c)));
+            assert!(licence.split(" OR ").any(one), "{name} is under {licence}");
+            assert!(package["resolved"].is_null(), "{name} is tied to one registry");
+        }
+    }
+}
+
 /// The defaults in the manual are the ones in the code.
 #[test]
 fn the_manual_shows_the_defaults_of_the_code() {

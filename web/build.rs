@@ -44,7 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         found.sort();
         let compressed = |path: &PathBuf| path.extension().is_some_and(|end| end == "gz" || end == "br");
         for file in found.iter().filter(|path| !compressed(path)) {
-            let path = file.strip_prefix(&page)?.to_str().ok_or("a file of the dashboard has a name that is no text")?;
+            let path =
+                file.strip_prefix(&page)?.to_str().ok_or("a file of the dashboard has a name that is no text")?;
             entry(&mut table, path, file)?;
         }
     } else {

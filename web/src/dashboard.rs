@@ -103,7 +103,9 @@ async fn page(request: HttpRequest) -> HttpResponse {
     };
     match ASSETS.iter().find(|asset| asset.path == path) {
         Some(asset) => answer(&request, asset),
-        None => Problem::of(RequestFault::NotFound, format!("{} {}", request.method(), request.path())).error_response(),
+        None => {
+            Problem::of(RequestFault::NotFound, format!("{} {}", request.method(), request.path())).error_response()
+        }
     }
 }
 
