@@ -9,6 +9,7 @@ needs=(
   "qemu-io:qemu-utils" "qemu-storage-daemon:qemu-utils" "nbdinfo:libnbd-bin" "nbdcopy:libnbd-bin" "nbdfuse:libnbd-bin"
   "nbdkit:nbdkit" "fio:fio" "mkfs.xfs:xfsprogs" "xfs_repair:xfsprogs" "mke2fs:e2fsprogs" "e2fsck:e2fsprogs"
   "sqlite3:sqlite3" "fusermount3:fuse3" "losetup:mount" "curl:curl" "openssl:openssl" "chromium:chromium"
+  "promtool:prometheus"
 )
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
@@ -32,6 +33,13 @@ if ((${#missing[@]})); then
   if [[ " ${missing[*]} " == *" postgresql "* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
     "${as_root[@]}" mkdir -p /etc/postgresql-common
     echo 'create_main_cluster = false' | "${as_root[@]}" tee /etc/postgresql-common/createcluster.conf >/dev/null
+  fi
+  # Packages that bring a server shall not start it.
+  policy=/usr/sbin/policy-rc.d
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod 755 "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
   fi
   apt=("${as_root[@]}" apt-get -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0)
   "${apt[@]}" update

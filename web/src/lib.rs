@@ -11,6 +11,7 @@
 
 pub mod auth;
 mod board;
+mod command;
 mod dashboard;
 pub mod openapi;
 pub mod page;

@@ -47,6 +47,20 @@ pub fn operations() -> Vec<(&'static str, &'static str)> {
     operations.collect()
 }
 
+/// The operation's name.
+pub(crate) fn operation_id(method: &str, path: &str) -> Option<&'static str> {
+    let item = document().paths.paths.get(path)?;
+    let operation = match method {
+        "GET" => &item.get,
+        "POST" => &item.post,
+        "DELETE" => &item.delete,
+        "PUT" => &item.put,
+        "PATCH" => &item.patch,
+        _ => &None,
+    };
+    operation.as_ref()?.operation_id.as_deref()
+}
+
 /// The methods that the route at a request's path takes; none: there is no such route.
 pub(crate) fn methods_at(path: &str) -> Vec<String> {
     let fits = |pattern: &str| {

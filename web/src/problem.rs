@@ -63,6 +63,16 @@ pub enum RequestFault {
     Csrf,
     /// There is no room for it now.
     Busy,
+    /// More requests than one caller may make.
+    RateLimited,
+    /// An idempotency key came with another request before.
+    IdempotencyKeyReused,
+    /// The first request with this idempotency key is not answered yet.
+    UnderWay,
+    /// An edit does not say which version it is of.
+    PreconditionRequired,
+    /// The item was changed since the caller saw it.
+    PreconditionFailed,
     /// No such address.
     NotFound,
     /// The address does not take this method.
@@ -76,6 +86,28 @@ pub enum RequestFault {
 }
 
 impl RequestFault {
+    /// Every one.
+    pub const ALL: &'static [Self] = &[
+        Self::Malformed,
+        Self::MediaType,
+        Self::TooLarge,
+        Self::Unauthenticated,
+        Self::TooManyAttempts,
+        Self::Forbidden,
+        Self::Csrf,
+        Self::Busy,
+        Self::RateLimited,
+        Self::IdempotencyKeyReused,
+        Self::UnderWay,
+        Self::PreconditionRequired,
+        Self::PreconditionFailed,
+        Self::NotFound,
+        Self::Method,
+        Self::AmbiguousName,
+        Self::JobFailed,
+        Self::Internal,
+    ];
+
     fn facts(self) -> (StatusCode, &'static str, &'static str, &'static str) {
         match self {
             Self::Malformed => (
@@ -120,6 +152,36 @@ impl RequestFault {
             Self::Busy => {
                 (StatusCode::SERVICE_UNAVAILABLE, "busy", "There is no room for it now", "Try again in a few seconds.")
             }
+            Self::RateLimited => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "rate_limited",
+                "The caller makes too many requests",
+                "Slow down: wait as long as Retry-After says. /api/v1/stream brings changes without asking.",
+            ),
+            Self::IdempotencyKeyReused => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                "The idempotency key belongs to another request",
+                "Use a new key for each request, and the same only to repeat one.",
+            ),
+            Self::UnderWay => (
+                StatusCode::CONFLICT,
+                "request_under_way",
+                "The same request is under way",
+                "Wait for the first answer, or send the request again later.",
+            ),
+            Self::PreconditionRequired => (
+                StatusCode::PRECONDITION_REQUIRED,
+                "if_match_missing",
+                "The edit does not say which version it is of",
+                "Read the item and send its ETag as If-Match.",
+            ),
+            Self::PreconditionFailed => (
+                StatusCode::PRECONDITION_FAILED,
+                "changed_meanwhile",
+                "The item was changed meanwhile",
+                "Read the item again, and decide whether the edit is still wanted.",
+            ),
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -228,6 +290,7 @@ impl ResponseError for Problem {
         match self.status {
             401 => drop(answer.insert_header((WWW_AUTHENTICATE, "Bearer"))),
             405 => drop(answer.insert_header((ALLOW, self.allow.as_deref().unwrap_or_default()))),
+            429 if self.code == "rate_limited" => drop(answer.insert_header((RETRY_AFTER, "1"))),
             429 => drop(answer.insert_header((RETRY_AFTER, "10"))),
             503 => drop(answer.insert_header((RETRY_AFTER, "5"))),
             _ => {}

@@ -11,7 +11,7 @@ use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS,
     X_FRAME_OPTIONS,
 };
-use actix_web::middleware::DefaultHeaders;
+use actix_web::middleware::{DefaultHeaders, from_fn};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, ResponseError, web};
 use farshore_actors::control::plane::{Caller, ControlPlane};
 use farshore_actors::supervise::OsChance;
@@ -20,11 +20,13 @@ use slog::{Logger, error, info};
 use zeroize::Zeroizing;
 
 use crate::auth::Throttle;
+use crate::auth::rate::Rates;
 use crate::auth::session::Sessions;
 use crate::board::Board;
 use crate::board::watcher::watch;
+use crate::command::Answers;
 use crate::problem::{self, Problem, RequestFault};
-use crate::{dashboard, openapi, routes};
+use crate::{command, dashboard, openapi, routes};
 
 /// Most bytes of a body.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
@@ -74,6 +76,8 @@ pub(crate) struct Api {
     pub(crate) log: Logger,
     pub(crate) throttle: Throttle,
     pub(crate) sessions: Sessions,
+    pub(crate) rates: Rates,
+    pub(crate) answers: Answers,
     pub(crate) board: Arc<Board>,
     pub(crate) secure: bool,
     pub(crate) started: Instant,
@@ -102,21 +106,24 @@ impl Server {
             log: log.clone(),
             throttle: Throttle::default(),
             sessions: Sessions::default(),
+            rates: Rates::default(),
+            answers: Answers::default(),
             board: Arc::new(Board::new(draw_life())),
             secure,
             started: Instant::now(),
         };
         let api = web::Data::new(api);
         let shared = api.clone();
-        let server =
-            HttpServer::new(move || App::new().app_data(shared.clone()).configure(configure).wrap(headers(secure)))
-                .workers(WORKERS)
-                .client_request_timeout(HEADERS_WITHIN)
-                .keep_alive(KEEP_ALIVE)
-                .max_connections(CONNECTIONS_MAX)
-                .max_connection_rate(HANDSHAKES_MAX)
-                .shutdown_timeout(STOP_WITHIN_SECONDS)
-                .disable_signals();
+        let server = HttpServer::new(move || {
+            App::new().app_data(shared.clone()).configure(configure).wrap(from_fn(command::pass)).wrap(headers(secure))
+        })
+        .workers(WORKERS)
+        .client_request_timeout(HEADERS_WITHIN)
+        .keep_alive(KEEP_ALIVE)
+        .max_connections(CONNECTIONS_MAX)
+        .max_connection_rate(HANDSHAKES_MAX)
+        .shutdown_timeout(STOP_WITHIN_SECONDS)
+        .disable_signals();
         let server = match config.tls {
             Some(tls) => server.listen_rustls_0_23(socket, (*tls).clone()),
             None => server.listen(socket),

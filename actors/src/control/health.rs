@@ -43,6 +43,8 @@ pub enum Protection {
     Preparing,
     /// It is being moved to another process server.
     Moving,
+    /// The operator paused it.
+    Paused,
     /// Its agent is not connected to its owner.
     AgentAway,
     /// First contents are being sent.

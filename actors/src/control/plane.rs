@@ -12,17 +12,19 @@ use zeroize::Zeroizing;
 use super::control_room::ControlRoom;
 use super::fault::{Fault, FaultCode};
 use super::health::{self, Health};
+use super::ledger::audit::WriteAudit;
 use super::ledger::jobs::BeginMove;
 use super::ledger::members::{self, RemoveMachine, RemoveProcessServer};
 use super::ledger::records::{
-    ApiRole, ApiToken, EventId, EventRecord, JobId, JobRecord, JoinToken, Record, ServeId, TokenId,
+    ApiRole, ApiToken, AuditId, AuditRecord, EventId, EventRecord, JobId, JobRecord, JoinToken, Record, ServeId,
+    TokenId,
 };
 use super::ledger::serve::{self, BeginServe, BeginStop};
 use super::ledger::tokens::{CreateApiToken, CreateJoinToken, RevokeApiToken, RevokeJoinToken, check_api};
 use super::ledger::{Ledger, check_label};
 use super::view::{
-    self, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, Picture, ProcessServerView, ServeRequest,
-    ServedView,
+    self, AuditFilter, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, Picture, ProcessServerView,
+    ServeRequest, ServedView,
 };
 use crate::supervise::wall_clock;
 
@@ -134,6 +136,18 @@ impl ControlPlane {
         let ledger = self.room.ledger();
         let wanted = ledger.events.iter().rev().filter(|event| before.is_none_or(|before| event.id < before));
         page(wanted.filter(|event| filter.takes(event)).cloned(), limit, |event| event.id.to_string())
+    }
+
+    /// The audit log, newest first, from before `before` on; only one caller's or one action's where that is asked for.
+    pub fn audit_log(&self, before: Option<AuditId>, limit: usize, filter: &AuditFilter) -> Page<AuditRecord> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.audit.iter().rev().filter(|entry| before.is_none_or(|before| entry.id < before));
+        page(wanted.filter(|entry| filter.takes(entry)).cloned(), limit, |entry| entry.id.to_string())
+    }
+
+    /// Writes into the audit log; durable on return.
+    pub async fn audit(&self, entry: WriteAudit) -> Result<(), Fault> {
+        self.room.decide(entry).await
     }
 
     /// Served points in order of numbers.

@@ -13,7 +13,7 @@ use super::control_room::ControlRoom;
 use super::health::{self, Health, Protection, RpoLimits};
 use super::ledger::Ledger;
 use super::ledger::records::{
-    AssignmentRecord, EventRecord, JobRecord, Machine, ProcessServer, ServeId, Served, ServedState,
+    AssignmentRecord, AuditRecord, EventRecord, JobRecord, Machine, ProcessServer, ServeId, Served, ServedState,
 };
 use super::live::{Live, Reach};
 use crate::supervise::wall_clock;
@@ -183,6 +183,26 @@ impl EventFilter {
         use super::ledger::records::Subject;
         let machine = self.machine.is_none_or(|machine| event.subject == Subject::Machine(machine));
         machine && self.severity.is_none_or(|severity| event.severity >= severity)
+    }
+}
+
+/// Which entries of the audit log are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Only this caller's.
+    pub by: Option<String>,
+    /// Only this action.
+    pub action: Option<String>,
+}
+
+impl AuditFilter {
+    fn fits(wanted: &Option<String>, value: &str) -> bool {
+        wanted.as_deref().is_none_or(|wanted| wanted == value)
+    }
+
+    /// Whether an entry is wanted.
+    pub fn takes(&self, entry: &AuditRecord) -> bool {
+        Self::fits(&self.by, &entry.by) && Self::fits(&self.action, &entry.action)
     }
 }
 

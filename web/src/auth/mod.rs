@@ -4,6 +4,7 @@
 //! Tokens carry 256 random bits, so guessing is hopeless; the throttle only keeps a client with a wrong token from
 //! filling the log.
 
+pub(crate) mod rate;
 pub(crate) mod session;
 
 use std::collections::BTreeMap;
@@ -64,6 +65,10 @@ fn caller(request: &HttpRequest, needed: ApiRole) -> Result<Caller, Problem> {
         (false, Some(cookie)) => by_session(request, api, cookie)?,
         (false, None) => return Err(Problem::of(RequestFault::Unauthenticated, "the request carries no token")),
     };
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if caller.token.is_some_and(|token| !api.rates.admit(token, changes, Instant::now())) {
+        return Err(Problem::of(RequestFault::RateLimited, format!("with the token of '{}'", caller.name)));
+    }
     match caller.role >= needed {
         true => Ok(caller),
         false => Err(Problem::of(
@@ -73,16 +78,28 @@ fn caller(request: &HttpRequest, needed: ApiRole) -> Result<Caller, Problem> {
     }
 }
 
+/// Who calls, where that is known; nothing is counted and nobody is refused by this.
+pub(crate) fn known(request: &HttpRequest) -> Option<Caller> {
+    let api = request.app_data::<web::Data<Api>>()?;
+    match has_bearer(request) {
+        true => api.plane.caller(bearer(request)?),
+        false => api.plane.caller_of(api.sessions.find(session::cookie(request)?, Instant::now())?.token),
+    }
+}
+
+fn bearer(request: &HttpRequest) -> Option<&str> {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok())?;
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
 /// Whether a request brings a token of its own; a cookie does not count then.
 pub(crate) fn has_bearer(request: &HttpRequest) -> bool {
     request.headers().contains_key(AUTHORIZATION)
 }
 
 fn by_token(request: &HttpRequest, api: &Api) -> Result<Caller, Problem> {
-    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let parts = header.and_then(|header| header.split_once(' '));
-    let token = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let caller = token.and_then(|(_, token)| api.plane.caller(token.trim()));
+    let caller = bearer(request).and_then(|token| api.plane.caller(token));
     caller.ok_or_else(|| failed(request, api, "the token is unknown, revoked or expired"))
 }
 

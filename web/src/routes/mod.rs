@@ -1,8 +1,10 @@
 //! The routes: one list, from which they are registered and documented.
 
+pub mod audit;
 pub mod events;
 pub mod jobs;
 pub mod machines;
+pub mod metrics;
 pub mod overview;
 pub mod points;
 pub mod process_servers;
@@ -54,6 +56,8 @@ routes! {
     jobs::list_jobs,
     jobs::get_job,
     events::list_events,
+    audit::list_audit_log,
+    metrics::get_metrics,
     tokens::list_join_tokens,
     tokens::create_join_token,
     tokens::revoke_join_token,

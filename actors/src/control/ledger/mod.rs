@@ -10,6 +10,7 @@
 //! after the other; loading and applying are the same code.
 
 pub mod assign;
+pub mod audit;
 pub mod jobs;
 pub mod members;
 pub mod records;
@@ -23,8 +24,8 @@ use farshore_engine::ids::{Chance, DiskNo, MachineId, Timestamp};
 use farshore_engine::record::DiskInfo;
 
 use self::records::{
-    ApiToken, AssignmentRecord, Counters, EventId, EventRecord, Installation, JobRecord, JobState, JoinToken, Machine,
-    MachineDisk, ProcessServer, Record, ServeId, Served, ServedExport, Subject,
+    ApiToken, AssignmentRecord, AuditRecord, Counters, EventId, EventRecord, Installation, JobRecord, JobState,
+    JoinToken, Machine, MachineDisk, ProcessServer, Record, ServeId, Served, ServedExport, Subject,
 };
 use super::fault::{Fault, FaultCode};
 use super::state::{Batch, Change, Contents};
@@ -117,6 +118,8 @@ pub struct Ledger {
     pub served: Table<Served>,
     /// Their exports.
     pub exports: Table<ServedExport>,
+    /// Changes that were asked for, the newest ones.
+    pub audit: Table<AuditRecord>,
     /// Keys of jobs that are not over: they are looked at far more often than jobs change.
     running: BTreeSet<String>,
 }
@@ -167,6 +170,7 @@ impl Ledger {
             }
             EventRecord::TABLE => self.events.set(row, value),
             Served::TABLE => self.served.set(row, value),
+            AuditRecord::TABLE => self.audit.set(row, value),
             ServedExport::TABLE => self.exports.set(row, value),
             _ => return Err(bad("its table is not known".into())),
         };

@@ -6,6 +6,7 @@
 //!   machine/<id>                  disk/<machine>-<no>            assignment/<machine>
 //!   process-server/<id>           join-token/<id>                api-token/<id>
 //!   job/<n>                       event/<n>                      served/<n>        export/<served>-<no>
+//!   audit/<n>
 //! ```
 //!
 //! Fields may be added with `#[serde(default)]`; none changes its meaning.
@@ -76,6 +77,10 @@ number! {
     ServeId
 }
 number! {
+    /// One entry of the audit log.
+    AuditId
+}
+number! {
     /// The public part of a token.
     TokenId
 }
@@ -101,6 +106,9 @@ pub struct Counters {
     pub event: u64,
     /// The last served point.
     pub served: u64,
+    /// The last entry of the audit log.
+    #[serde(default)]
+    pub audit: u64,
 }
 record!(Counters, "counters", (), _this => (), _key => "-".into());
 
@@ -404,6 +412,31 @@ pub struct EventRecord {
     pub text: String,
 }
 record!(EventRecord, "event", EventId, this => this.id, key => format!("{:016x}", key.0));
+
+/// A change that was asked for through the API, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Its number; a later one is higher.
+    pub id: AuditId,
+    /// When it was answered.
+    pub at: Timestamp,
+    /// Whose token it was.
+    pub by: String,
+    /// What it allows.
+    pub role: ApiRole,
+    /// The operation's name in the API.
+    pub action: String,
+    /// The request's path.
+    pub target: String,
+    /// Where the request came from.
+    pub from: String,
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// The problem's code, where it was refused or failed.
+    #[serde(default)]
+    pub code: Option<String>,
+}
+record!(AuditRecord, "audit", AuditId, this => this.id, key => format!("{:016x}", key.0));
 
 /// Where a served point stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
