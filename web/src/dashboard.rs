@@ -7,16 +7,12 @@
 use std::sync::OnceLock;
 
 use actix_web::http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-    REFERRER_POLICY, VARY, X_FRAME_OPTIONS,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
 };
 use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 
 use crate::problem::{Problem, RequestFault};
 
-/// What the page may do: load its own files and call its own server. No inline script or style, no framing, no forms.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data:; \
-     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// A file whose name changes with its contents.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
@@ -81,10 +77,6 @@ fn answer(request: &HttpRequest, asset: &'static Asset) -> HttpResponse {
             answer = HttpResponse::NotModified();
         }
         answer.insert_header((ETAG, tag)).insert_header((CACHE_CONTROL, "no-cache"));
-        answer.insert_header((CONTENT_SECURITY_POLICY, POLICY)).insert_header((X_FRAME_OPTIONS, "DENY"));
-        answer.insert_header((REFERRER_POLICY, "no-referrer"));
-        answer.insert_header(("cross-origin-opener-policy", "same-origin"));
-        answer.insert_header(("permissions-policy", "camera=(), geolocation=(), microphone=()"));
     } else {
         answer.insert_header((CACHE_CONTROL, if asset.path.starts_with("assets/") { FOR_EVER } else { "no-cache" }));
     }

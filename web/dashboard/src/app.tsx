@@ -1,8 +1,8 @@
 /** The frame of the page: the way around, the state of the line, and the view that was asked for. */
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
-import { signOut } from './live/feed';
-import { loadTrouble, lostSince, machines, mayAdmin, now, phase, runningJobs, version } from './live/store';
+import { signOut } from './live/session';
+import { loadTrouble, lostSince, machines, mayAdmin, now, phase, runningJobs, session, version } from './live/store';
 import { href, route } from './router';
 import { nextTheme, theme } from './theme';
 import { Empty } from './ui/bits';
@@ -96,7 +96,7 @@ function Sidebar() {
           <Icon name={icon} />
           <span class="nav-label">{label}</span>
         </button>
-        <button type="button" class="side-button" onClick={signOut} title="Sign out">
+        <button type="button" class="side-button" onClick={() => void signOut()} title={`Sign out ${session.value?.name ?? ''}`}>
           <Icon name="out" />
           <span class="nav-label">Sign out</span>
         </button>
@@ -160,13 +160,13 @@ function Shell({ children }: { children: ComponentChildren }) {
   );
 }
 
-export function App({ said }: { said: string | null }) {
+export function App() {
   const frame = () => {
     switch (phase.value) {
       case 'starting':
         return null;
       case 'signed-out':
-        return <Login said={said} />;
+        return <Login />;
       case 'loading':
         return <Shell><Loading /></Shell>;
       case 'ready':

@@ -5,9 +5,9 @@ import './styles/parts.css';
 import './styles/views.css';
 import './theme';
 import { App } from './app';
-import { start } from './live/feed';
+import { takeUp } from './live/session';
 
 const root = document.getElementById('app');
 if (root === null) throw new Error('the page has no place for the application');
-render(<App said={null} />, root);
-start();
+render(<App />, root);
+void takeUp();

@@ -4,8 +4,6 @@ import type { Page, ProblemDocument } from './types';
 const BASE = '/api/v1/';
 /** Longest wait for an answer. A test failover may take 35 s to open; nothing takes longer. */
 const ANSWER_WITHIN_MS = 45_000;
-/** Where the token is kept until the tab is closed. */
-const TOKEN = 'farshore.token';
 
 /** What the server refused, or why it could not be asked. */
 export class Trouble extends Error {
@@ -28,16 +26,11 @@ export class Trouble extends Error {
 const unreachable = (detail: string) =>
   new Trouble(0, 'unreachable', 'The server does not answer', detail, 'Check that farshore runs, and the way to it.');
 
-let token = sessionStorage.getItem(TOKEN);
+/** The session's second secret: goes with everything that changes something. The first is a cookie that no script sees. */
+let csrf: string | null = null;
 
-export function hasToken(): boolean {
-  return token !== null;
-}
-
-export function setToken(next: string | null): void {
-  token = next;
-  if (next === null) sessionStorage.removeItem(TOKEN);
-  else sessionStorage.setItem(TOKEN, next);
+export function setCsrf(next: string | null): void {
+  csrf = next;
 }
 
 async function problem(answer: Response): Promise<Trouble> {
@@ -46,11 +39,11 @@ async function problem(answer: Response): Promise<Trouble> {
   return new Trouble(answer.status, body.code ?? 'unknown', title, body.detail ?? '', body.remedy ?? '');
 }
 
-async function ask(method: string, path: string, body?: unknown): Promise<Response> {
+async function ask(method: string, path: string, body?: unknown, withinMs = ANSWER_WITHIN_MS): Promise<Response> {
   const headers: Record<string, string> = { accept: 'application/json' };
-  if (token !== null) headers['authorization'] = `Bearer ${token}`;
+  if (csrf !== null && method !== 'GET') headers['x-farshore-csrf'] = csrf;
   if (body !== undefined) headers['content-type'] = 'application/json';
-  const request: RequestInit = { method, headers, signal: AbortSignal.timeout(ANSWER_WITHIN_MS), cache: 'no-store' };
+  const request: RequestInit = { method, headers, signal: AbortSignal.timeout(withinMs), cache: 'no-store' };
   if (body !== undefined) request.body = JSON.stringify(body);
   const answer = await fetch(BASE + path, request).catch((cause: unknown) => {
     throw unreachable(String(cause));
@@ -59,8 +52,8 @@ async function ask(method: string, path: string, body?: unknown): Promise<Respon
   return answer;
 }
 
-export async function get<T>(path: string): Promise<T> {
-  return (await ask('GET', path)).json() as Promise<T>;
+export async function get<T>(path: string, withinMs?: number): Promise<T> {
+  return (await ask('GET', path, undefined, withinMs)).json() as Promise<T>;
 }
 
 export async function post<T>(path: string, body: unknown): Promise<T> {

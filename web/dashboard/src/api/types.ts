@@ -11,12 +11,14 @@ export type Served = Schemas['ServedBody'];
 export type Job = Schemas['JobBody'];
 export type Event = Schemas['EventBody'];
 export type ProcessServer = Schemas['ProcessServerBody'];
-export type Installation = Schemas['InstallationBody'];
 export type Version = Schemas['VersionBody'];
 export type JoinTicket = Schemas['JoinTicketBody'];
 export type JoinToken = Schemas['JoinTokenBody'];
 export type ApiToken = Schemas['ApiTokenBody'];
 export type Role = Schemas['CallerRole'];
+export type Session = Schemas['SessionBody'];
+export type Overview = Schemas['OverviewBody'];
+export type History = Schemas['HistoryBody'];
 export type ProblemDocument = Schemas['Problem'];
 
 export interface Page<T> {

@@ -1,89 +1,229 @@
-/** Brings what the server knows into the store, again and again, and says when it cannot. */
+/**
+ * Keeps the store like the server: loads everything once, then follows the stream of changes, and loads again where the
+ * stream says that something was missed. Says when the server is not heard any more.
+ *
+ *   start ─► session? ─► load ─► stream ──event──► queue ─► flush (a few times a second) ─► store
+ *                          ▲        │ reset, or silence and then an answer
+ *                          └────────┘
+ */
 import { batch } from '@preact/signals';
-import { all, get, hasToken, setToken, Trouble } from '../api/client';
-import type { Event, Job, Machine, Page, ProcessServer, Served, Version } from '../api/types';
-import { record } from './history';
-import { events, jobs, loadTrouble, lostSince, machines, phase, served, servers, version } from './store';
+import { all, get, Trouble } from '../api/client';
+import type { Event, Job, Machine, Overview, Page, ProcessServer, Served, Version } from '../api/types';
+import { forget, note } from './history';
+import { events, jobs, loadTrouble, lostSince, machines, olderEvents, olderJobs, overview, phase, served, servers, version } from './store';
 
-const LOOK_EVERY_MS = 2000;
-const RETRY_MAX_MS = 10_000;
-/** Newest jobs and events that the page holds. */
+/** Time between two changes of the picture: quick enough to feel live, slow enough to be read. */
+const FLUSH_EVERY_MS = 500;
+/** A stream that says nothing for so long is asked after. A stream with a protected machine speaks every two seconds. */
+const SILENT_MS = 12_000;
+const LOOK_AFTER_MS = 3000;
+/** Newest jobs and events that are loaded at first. */
 const RECENT = 200;
 
-let timer: ReturnType<typeof setTimeout> | undefined;
-let failures = 0;
-let life = 0;
+interface Item {
+  id: string;
+}
 
-async function look(): Promise<void> {
-  const recent = `limit=${RECENT}`;
-  const [machineList, serverList, jobPage, eventPage, servedList] = await Promise.all([
-    all<Machine>('machines'),
-    all<ProcessServer>('process-servers'),
-    get<Page<Job>>(`jobs?${recent}`),
-    get<Page<Event>>(`events?${recent}`),
-    all<Served>('served-points'),
-  ]);
+let stream: EventSource | null = null;
+let watch: ReturnType<typeof setInterval> | undefined;
+let flushing: ReturnType<typeof setTimeout> | undefined;
+let heardAt = 0;
+let life = 0;
+let loading = false;
+
+const queue = {
+  machines: new Map<string, Machine>(),
+  servers: new Map<string, ProcessServer>(),
+  jobs: new Map<string, Job>(),
+  events: new Map<string, Event>(),
+};
+
+const byNumber = (a: Item, b: Item) => Number(b.id) - Number(a.id);
+
+/** Puts changed items in place of what they were, and new ones beside them. */
+function merge<T extends Item>(list: T[], changed: Map<string, T>): T[] {
+  const merged = list.map((item) => {
+    const next = changed.get(item.id);
+    changed.delete(item.id);
+    return next ?? item;
+  });
+  return [...merged, ...changed.values()];
+}
+
+function flush(): void {
+  flushing = undefined;
   batch(() => {
-    machines.value = machineList;
-    servers.value = serverList;
-    jobs.value = jobPage.items;
-    events.value = eventPage.items;
-    served.value = servedList;
-    lostSince.value = null;
-    loadTrouble.value = null;
-    phase.value = 'ready';
-    record(machineList, Date.now() / 1000);
+    if (queue.machines.size > 0) {
+      for (const machine of queue.machines.values()) note(machine);
+      const merged = merge(machines.value, queue.machines);
+      machines.value = merged.filter((machine) => machine.state !== 'removed');
+    }
+    if (queue.servers.size > 0) servers.value = merge(servers.value, queue.servers).filter((server) => server.state !== 'removed');
+    if (queue.jobs.size > 0) {
+      const serving = [...queue.jobs.values()].some((job) => job.served_point != null);
+      jobs.value = merge(jobs.value, queue.jobs).sort(byNumber);
+      if (serving) loadServed();
+    }
+    if (queue.events.size > 0) events.value = merge(events.value, queue.events).sort(byNumber);
+  });
+  for (const part of Object.values(queue)) part.clear();
+}
+
+function later(): void {
+  flushing ??= setTimeout(flush, FLUSH_EVERY_MS);
+}
+
+function loadServed(): void {
+  const of = life;
+  void all<Served>('served-points').then(
+    (items) => {
+      if (of === life) served.value = items;
+    },
+    () => undefined,
+  );
+}
+
+/** Loads everything anew. */
+async function load(of: number): Promise<void> {
+  if (loading) return;
+  loading = true;
+  try {
+    const [summary, machineList, serverList, jobPage, eventPage, servedList] = await Promise.all([
+      get<Overview>('overview'),
+      all<Machine>('machines'),
+      all<ProcessServer>('process-servers'),
+      get<Page<Job>>(`jobs?limit=${RECENT}`),
+      get<Page<Event>>(`events?limit=${RECENT}`),
+      all<Served>('served-points'),
+    ]);
+    if (of !== life) return;
+    batch(() => {
+      overview.value = summary;
+      machines.value = machineList;
+      servers.value = serverList;
+      jobs.value = jobPage.items;
+      olderJobs.value = jobPage.next_cursor ?? null;
+      events.value = eventPage.items;
+      olderEvents.value = eventPage.next_cursor ?? null;
+      served.value = servedList;
+      loadTrouble.value = null;
+      heard();
+      phase.value = 'ready';
+    });
+  } catch (cause) {
+    if (of === life) failed(cause);
+  } finally {
+    loading = false;
+  }
+}
+
+function heard(): void {
+  heardAt = Date.now();
+  lostSince.value = null;
+}
+
+function failed(cause: unknown): void {
+  if (cause instanceof Trouble && cause.status === 401) return ended();
+  if (cause instanceof Trouble && cause.unreachable) lostSince.value ??= heardAt === 0 ? Date.now() : heardAt;
+  else loadTrouble.value = cause instanceof Trouble ? `${cause.title}. ${cause.detail}` : String(cause);
+}
+
+function follow(of: number): void {
+  stream?.close();
+  const source = new EventSource('/api/v1/stream');
+  stream = source;
+  const on = <T extends Item>(name: string, into: Map<string, T>) =>
+    source.addEventListener(name, (event) => {
+      heard();
+      const item = JSON.parse((event as MessageEvent<string>).data) as T;
+      into.set(item.id, item);
+      later();
+    });
+  on('machine', queue.machines);
+  on('process_server', queue.servers);
+  on('job', queue.jobs);
+  on('event', queue.events);
+  source.addEventListener('overview', (event) => {
+    heard();
+    const before = overview.value?.served_points;
+    overview.value = JSON.parse((event as MessageEvent<string>).data) as Overview;
+    if (before !== overview.value.served_points) loadServed();
+  });
+  source.addEventListener('reset', () => {
+    heard();
+    void load(of);
   });
 }
 
-async function turn(of: number): Promise<void> {
+/** Asks after a stream that says nothing, and opens one again that was given up. */
+async function look(of: number): Promise<void> {
+  const closed = stream === null || stream.readyState === EventSource.CLOSED;
+  const broken = stream?.readyState === EventSource.CONNECTING;
+  if (!closed && !broken && Date.now() - heardAt < SILENT_MS) return;
   try {
-    await look();
-    failures = 0;
-  } catch (cause) {
+    const summary = await get<Overview>('overview', LOOK_AFTER_MS * 2);
     if (of !== life) return;
-    if (cause instanceof Trouble && cause.status === 401) return signOut();
-    failures += 1;
-    batch(() => {
-      if (cause instanceof Trouble && cause.unreachable) lostSince.value ??= Date.now();
-      else loadTrouble.value = cause instanceof Trouble ? `${cause.title}. ${cause.detail}` : String(cause);
-    });
+    overview.value = summary;
+    if (phase.value !== 'ready') await load(of);
+    if (closed || lostSince.value !== null) follow(of);
+    heard();
+  } catch (cause) {
+    if (of === life) failed(cause);
   }
-  if (of !== life) return;
-  const wait = failures === 0 ? LOOK_EVERY_MS : Math.min(RETRY_MAX_MS, 1000 * 2 ** (failures - 1));
-  timer = setTimeout(() => void turn(of), wait);
 }
 
-/** Begins to look, from the start. */
+/** Begins, once somebody is signed in. */
 export function start(): void {
   stop();
-  if (!hasToken()) {
-    phase.value = 'signed-out';
-    return;
-  }
+  const of = life;
   phase.value = 'loading';
   void get<Version>('version').then((now) => (version.value = now), () => undefined);
-  void turn(life);
+  // The stream's first word is `reset`: that loads everything, so that nothing falls between loading and following.
+  follow(of);
+  watch = setInterval(() => void look(of), LOOK_AFTER_MS);
 }
 
-/** Looks now, because something was changed. */
-export function lookNow(): void {
-  if (phase.value !== 'ready') return;
-  stop();
-  void turn(life);
-}
-
-function stop(): void {
-  clearTimeout(timer);
+export function stop(): void {
   life += 1;
+  clearInterval(watch);
+  clearTimeout(flushing);
+  flushing = undefined;
+  stream?.close();
+  stream = null;
+  heardAt = 0;
+  for (const part of Object.values(queue)) part.clear();
 }
 
-export function signOut(): void {
+/** What is shown belongs to a session that is over. */
+export function ended(): void {
   stop();
-  setToken(null);
+  forget();
   batch(() => {
     phase.value = 'signed-out';
     machines.value = [];
+    servers.value = [];
+    jobs.value = [];
+    events.value = [];
+    served.value = [];
+    overview.value = null;
     lostSince.value = null;
+    loadTrouble.value = null;
   });
+}
+
+/** Loads the next part of older jobs or events. */
+export async function loadOlder(list: 'jobs' | 'events'): Promise<void> {
+  const [items, cursor] = list === 'jobs' ? [jobs, olderJobs] : [events, olderEvents];
+  if (cursor.value === null) return;
+  const part = await get<Page<Job & Event>>(`${list}?${new URLSearchParams({ limit: String(RECENT), cursor: cursor.value })}`);
+  batch(() => {
+    cursor.value = part.next_cursor ?? null;
+    const known = new Set(items.value.map((item) => item.id));
+    items.value = [...(items.value as (Job & Event)[]), ...part.items.filter((item) => !known.has(item.id))];
+  });
+}
+
+/** The server tells of changes by itself; what it serves is looked at at once, because the operator waits for it. */
+export function lookNow(): void {
+  loadServed();
 }

@@ -1,56 +1,95 @@
-/** What machines and the installation looked like over the last hour, as far as this page has seen it. */
+/** How things fared lately. The server keeps it; the newest moment is what the stream just said. */
 import { signal } from '@preact/signals';
-import type { Machine } from '../api/types';
-import { Series } from './series';
+import { useEffect, useState } from 'preact/hooks';
+import { get } from '../api/client';
+import type { History, Machine } from '../api/types';
 
-/** Columns of a machine's history. */
-export const RPO = 0;
-export const BACKLOG = 1;
-export const RATE = 2;
-
-const machines = new Map<string, Series>();
-const lastLsn = new Map<string, { lsn: number; at: number }>();
-/** RPO of the worst machine, backlog of all, entries of all logs a second. */
-const installation = new Series(3);
-/** Moves when there is more to show. */
-export const historyTick = signal(0);
-
-function rate(machine: Machine, at: number): number | null {
-  const lsn = machine.agent.last_lsn;
-  if (lsn == null) return null;
-  const before = lastLsn.get(machine.id);
-  if (before === undefined || lsn < before.lsn) {
-    lastLsn.set(machine.id, { lsn, at });
-    return null;
-  }
-  // Agents report at their own pace: a rate is told between two reports that differ.
-  if (at - before.at < 1.5) return machines.get(machine.id)?.last(RATE) ?? null;
-  lastLsn.set(machine.id, { lsn, at });
-  return (lsn - before.lsn) / (at - before.at);
+/** Columns over time, the oldest first. Times are in seconds. */
+export interface Curves {
+  times: number[];
+  rpo: (number | null)[];
+  backlog: (number | null)[];
+  write: (number | null)[];
+  shipped: (number | null)[];
+  uploaded: (number | null)[];
 }
 
-export function record(all: Machine[], at: number): void {
-  let [worst, backlog, rates]: [number | null, number, number] = [null, 0, 0];
-  const known = new Set<string>();
-  for (const machine of all) {
-    known.add(machine.id);
-    const series = machines.get(machine.id) ?? new Series(3);
-    machines.set(machine.id, series);
-    const row = [machine.rpo_seconds ?? null, machine.log?.backlog_bytes ?? null, rate(machine, at)];
-    series.push(at, row);
-    if (row[0] != null) worst = Math.max(worst ?? 0, row[0]);
-    backlog += row[1] ?? 0;
-    rates += row[2] ?? 0;
-  }
-  for (const id of machines.keys()) if (!known.has(id)) machines.delete(id);
-  installation.push(at, [worst, backlog, rates]);
-  historyTick.value += 1;
+const NOTHING: Curves = { times: [], rpo: [], backlog: [], write: [], shipped: [], uploaded: [] };
+
+function curves(history: History): Curves {
+  const { samples } = history;
+  const of = <T,>(pick: (sample: History['samples'][number]) => T) => samples.map(pick);
+  return {
+    times: of((sample) => Date.parse(sample.at) / 1000),
+    rpo: of((sample) => sample.rpo_seconds ?? null),
+    backlog: of((sample) => sample.backlog_bytes),
+    write: of((sample) => sample.write_bytes_per_second ?? null),
+    shipped: of((sample) => sample.shipped_bytes_per_second ?? null),
+    uploaded: of((sample) => sample.uploaded_bytes_per_second ?? null),
+  };
 }
 
-export function machineHistory(id: string): Series {
-  return machines.get(id) ?? new Series(3);
+/** Samples are 5 seconds apart up to a quarter of an hour, a minute beyond it. */
+const everyMs = (minutes: number) => (minutes <= 15 ? 5000 : 30_000);
+
+/** The history of a machine, or of everything together; empty until it is there. */
+export function useHistory(machine: string | null, minutes: number): Curves {
+  const [shown, setShown] = useState(NOTHING);
+  useEffect(() => {
+    let over = false;
+    const path = machine === null ? 'history' : `machines/${machine}/history`;
+    const load = () => {
+      if (document.visibilityState === 'hidden') return;
+      // A chart that cannot be brought up to date stays as it is; the banner says that the line is down.
+      void get<History>(`${path}?minutes=${minutes}`).then((history) => over || setShown(curves(history)), () => undefined);
+    };
+    load();
+    const timer = setInterval(load, everyMs(minutes));
+    return () => {
+      over = true;
+      clearInterval(timer);
+    };
+  }, [machine, minutes]);
+  return shown;
 }
 
-export function installationHistory(): Series {
-  return installation;
+/** RPO of machines over the last minutes, for the small lines of the list. */
+interface Trend {
+  values: (number | null)[];
+}
+
+const TREND_VALUES = 90;
+const TREND_MINUTES = 15;
+const trends = new Map<string, Trend>();
+/** Time that a row must be in sight before its trend is asked for: who scrolls past asks for nothing. */
+const SETTLED_MS = 200;
+
+/** A machine's newest figures. */
+export function note(machine: Machine): void {
+  const trend = trends.get(machine.id);
+  if (trend === undefined) return;
+  if (machine.state === 'removed') trends.delete(machine.id);
+  else trend.values = [...trend.values.slice(1 - TREND_VALUES), machine.rpo_seconds ?? null];
+}
+
+export function forget(): void {
+  trends.clear();
+}
+
+export function useTrend(machine: string): (number | null)[] {
+  const loaded = useState(() => signal(0))[0];
+  useEffect(() => {
+    if (trends.has(machine)) return;
+    const timer = setTimeout(() => {
+      const take = (history: History) => {
+        const values = history.samples.map((sample) => sample.rpo_seconds ?? null).slice(-TREND_VALUES);
+        trends.set(machine, { values });
+        loaded.value += 1;
+      };
+      void get<History>(`machines/${machine}/history?minutes=${TREND_MINUTES}`).then(take, () => undefined);
+    }, SETTLED_MS);
+    return () => clearTimeout(timer);
+  }, [machine]);
+  loaded.value;
+  return trends.get(machine)?.values ?? [];
 }

@@ -1,6 +1,6 @@
 /** What the page knows now. Views read it; only the feed writes it. */
 import { computed, signal } from '@preact/signals';
-import type { Event, Job, Machine, ProcessServer, Role, Served, Version } from '../api/types';
+import type { Event, Job, Machine, Overview, ProcessServer, Session, Served, Version } from '../api/types';
 
 export type Phase = 'starting' | 'signed-out' | 'loading' | 'ready';
 
@@ -11,8 +11,13 @@ export const jobs = signal<Job[]>([]);
 export const events = signal<Event[]>([]);
 export const served = signal<Served[]>([]);
 export const version = signal<Version | null>(null);
-/** The caller's role where it is known. */
-export const role = signal<Role | null>(null);
+/** Everything at one look, as the server sums it up. */
+export const overview = signal<Overview | null>(null);
+/** Who is signed in. */
+export const session = signal<Session | null>(null);
+/** Where older jobs and events begin; null: all are here. */
+export const olderJobs = signal<string | null>(null);
+export const olderEvents = signal<string | null>(null);
 /** Since when the server has not answered; null while it does. */
 export const lostSince = signal<number | null>(null);
 /** What the server said last when it refused a load. */
@@ -35,6 +40,11 @@ export function serverName(id: string): string {
   return serversById.value.get(id)?.name ?? id.slice(0, 8);
 }
 
-/** Whether the caller may act on machines, as far as the page knows; the server decides. */
-export const mayOperate = computed(() => role.value !== 'viewer');
-export const mayAdmin = computed(() => role.value === null || role.value === 'admin');
+/** The server's texts name machines and servers by their ids; people know their names. */
+export function named(text: string): string {
+  return text.replace(/\b[0-9a-f]{32}\b/g, (id) => machinesById.value.get(id)?.name ?? serversById.value.get(id)?.name ?? id.slice(0, 8));
+}
+
+/** What the caller may, as far as the page shows it; the server decides. */
+export const mayOperate = computed(() => session.value?.role === 'operator' || session.value?.role === 'admin');
+export const mayAdmin = computed(() => session.value?.role === 'admin');

@@ -24,6 +24,8 @@ interface ChartProps {
   format: (value: number) => string;
   /** Upper end of the scale is at least this. */
   least?: number;
+  /** Values are bytes: the scale goes in powers of two. */
+  binary?: boolean;
   /** Values with a line of their own across the chart. */
   limits?: { value: number; colour: string; label: string }[];
 }
@@ -107,6 +109,9 @@ function limitLines(limits: NonNullable<ChartProps['limits']>): uPlot.Plugin {
   };
 }
 
+/** 1, 2, 5, 10, 20, 50 ... of each power of 1024. */
+const BINARY_STEPS = Array.from({ length: 5 }, (_, power) => [1, 2, 5, 10, 20, 50, 100, 200, 500].map((step) => step * 1024 ** power)).flat();
+
 function options(props: ChartProps, width: number): uPlot.Options {
   const [ink, line] = [css('--ink-3'), css('--line')];
   const font = '11.5px "Inter Variable", system-ui, sans-serif';
@@ -122,8 +127,8 @@ function options(props: ChartProps, width: number): uPlot.Options {
       y: { range: (_, __, max) => [0, Math.max(props.least ?? 1, (max ?? 0) * 1.15)] },
     },
     axes: [
-      { ...axis, grid: { show: false }, space: 90, size: 28, values: (_, times) => times.map((time) => clock(time * 1000).slice(0, 5)) },
-      { ...axis, size: 62, gap: 8, space: 34, values: (_, values) => values.map((value) => props.format(value)) },
+      { ...axis, grid: { show: false }, space: 90, size: 24, values: (_, times) => times.map((time) => clock(time * 1000).slice(0, 5)) },
+      { ...axis, size: 64, gap: 8, space: 34, ...(props.binary === true ? { incrs: BINARY_STEPS } : {}), values: (_, values) => values.map((value) => props.format(value)) },
     ],
     series: [
       {},
@@ -140,7 +145,7 @@ function options(props: ChartProps, width: number): uPlot.Options {
 export function Chart(props: ChartProps) {
   const host = useRef<HTMLDivElement>(null);
   const plot = useRef<uPlot | null>(null);
-  const data = useMemo(() => cut(props.times, props.columns, props.window), [props.times.length, props.times.at(-1), props.window, props.columns]);
+  const data = useMemo(() => cut(props.times, props.columns, props.window), [props.times, props.window]);
   const look = shade.value;
   const shape = `${look} ${props.window} ${props.height} ${props.lines.map((line) => line.label).join()}`;
 
@@ -173,6 +178,20 @@ export function Chart(props: ChartProps) {
       <div ref={host} />
       {props.times.length < 2 && <p class="chart-none">Collecting figures…</p>}
     </div>
+  );
+}
+
+/** Which line is which. */
+export function Legend({ lines }: { lines: Line[] }) {
+  return (
+    <ul class="legend" aria-hidden="true">
+      {lines.map((line) => (
+        <li key={line.label}>
+          <i style={{ background: `var(${line.colour})` }} />
+          {line.label}
+        </li>
+      ))}
+    </ul>
   );
 }
 

@@ -15,6 +15,9 @@ export function closeDialog(): void {
   open.value = null;
 }
 
+// Whoever goes elsewhere, by a link or by the browser's own way back, is done with what was asked.
+addEventListener('hashchange', closeDialog);
+
 /** Where the open dialog is. */
 export function DialogHost() {
   const element = useRef<HTMLDialogElement>(null);

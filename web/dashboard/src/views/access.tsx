@@ -92,7 +92,7 @@ export function Access() {
   const ends = (time: string | null | undefined) => (time == null ? 'never ends' : Date.parse(time) < at ? 'has ended' : `ends ${full(time)}`);
   return (
     <div class="view">
-      <ViewHead title="Access" sub="who may call the API, and who may join" />
+      <ViewHead title="Access" sub="Who may call the API, and who may join." />
       <div class="columns even">
         <Card title="Join" aside={<><Button small icon="plus" onClick={() => showJoin('machine')}>Machine</Button><Button small icon="plus" onClick={() => showJoin('process-server')}>Process server</Button></>} flush>
           {join.items === null ? <div class="skeleton-list" /> : join.items.length === 0 ? (

@@ -2,14 +2,29 @@
 import { useState } from 'preact/hooks';
 import type { Event, Job } from '../api/types';
 import { ago, full, moment, span } from '../format';
-import { events, jobs, machineName, now, runningJobs } from '../live/store';
+import { loadOlder } from '../live/feed';
+import { events, jobs, machineName, named, now, olderEvents, olderJobs, runningJobs } from '../live/store';
 import { href } from '../router';
-import { Empty, State, toneIcon, toneOfSeverity, ViewHead } from '../ui/bits';
+import { Button, Empty, State, toneIcon, toneOfSeverity, ViewHead } from '../ui/bits';
 import { Icon } from '../ui/icon';
 import { Rows, type Column } from '../ui/rows';
-import { jobText, jobTitle, Subject } from './lists';
+import { tellTrouble } from '../ui/toast';
+import { jobText, jobTitle, sentence, Subject } from './lists';
 
 const took = (job: Job) => (Date.parse(job.state === 'running' ? new Date(now.value).toISOString() : job.updated_at) - Date.parse(job.created_at)) / 1000;
+
+/** More of a list, as long as there is more. */
+function Older({ list }: { list: 'jobs' | 'events' }) {
+  const [busy, setBusy] = useState(false);
+  const cursor = list === 'jobs' ? olderJobs : olderEvents;
+  if (cursor.value === null) return null;
+  const load = async () => {
+    setBusy(true);
+    await loadOlder(list).catch(tellTrouble);
+    setBusy(false);
+  };
+  return <Button busy={busy} onClick={() => void load()}>Load older</Button>;
+}
 
 const JOBS: Column<Job>[] = [
   { key: 'id', title: 'Job', width: '64px', cell: (job) => <span class="num quiet">{job.id}</span> },
@@ -25,7 +40,9 @@ const JOBS: Column<Job>[] = [
 export function Jobs() {
   return (
     <div class="view fill">
-      <ViewHead title="Jobs" sub={runningJobs.value.length === 0 ? 'nothing runs now' : `${runningJobs.value.length} running`} />
+      <ViewHead title="Jobs" sub={runningJobs.value.length === 0 ? 'Nothing runs now.' : `${runningJobs.value.length} running.`}>
+        <Older list="jobs" />
+      </ViewHead>
       <section class="card flush grow">
         <Rows label="Jobs" items={jobs.value} columns={JOBS} id={(job) => job.id} empty={<Empty icon="jobs" title="No job has run yet" />} />
       </section>
@@ -50,7 +67,7 @@ const EVENTS: Column<Event>[] = [
   },
   { key: 'at', title: 'When', width: '136px', cell: (event) => <span class="num quiet" title={full(event.at)}>{moment(event.at, now.value)}</span> },
   { key: 'subject', title: 'About', width: 'minmax(110px, 0.8fr)', cell: (event) => <Subject event={event} /> },
-  { key: 'text', title: 'What happened', width: 'minmax(220px, 4fr)', cell: (event) => <span class="clamp" title={event.text}>{event.text}</span> },
+  { key: 'text', title: 'What happened', width: 'minmax(220px, 4fr)', cell: (event) => <span class="clamp" title={event.text}>{sentence(named(event.text))}</span> },
   { key: 'code', title: 'Code', width: 'minmax(140px, 1fr)', wide: true, cell: (event) => <code class="ellipsis">{event.code}</code> },
 ];
 
@@ -63,7 +80,8 @@ export function Events() {
   const label = { info: 'All', warning: 'Warnings and worse', critical: 'Critical' };
   return (
     <div class="view fill">
-      <ViewHead title="Events" sub="what happened, newest first">
+      <ViewHead title="Events" sub="What happened, newest first.">
+        <Older list="events" />
         <div class="segments" role="group" aria-label="Severity">
           {LEVELS.map((level) => (
             <button key={level} type="button" aria-pressed={least === level} onClick={() => setLeast(level)}>{label[level]}</button>

@@ -1,9 +1,9 @@
 /** Lists that several views show: jobs, events, test failovers, what needs attention. */
 import type { Event, Health, Job, Machine, Served } from '../api/types';
-import { ago, bytes, full, moment, plural, words } from '../format';
-import { machineName, machinesById, now, serverName, serversById } from '../live/store';
+import { ago, bytes, count, full, moment, words } from '../format';
+import { machineName, machinesById, named, now, serverName, serversById } from '../live/store';
 import { href } from '../router';
-import { Button, Empty, State, toneIcon, toneOfHealth, toneOfSeverity } from '../ui/bits';
+import { Button, State, toneIcon, toneOfHealth, toneOfSeverity } from '../ui/bits';
 import { CopyField } from '../ui/copy';
 import { Icon } from '../ui/icon';
 import { cleanUp, may } from './actions';
@@ -15,15 +15,19 @@ const JOB_TITLES: Record<string, string> = {
   stop_serving: 'Clean up test failover',
 };
 
+export function sentence(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 export function jobTitle(job: Job): string {
   return JOB_TITLES[job.kind] ?? words(job.kind);
 }
 
 export function jobText(job: Job): string {
   const from = job.source == null || job.target == null ? '' : `${serverName(job.source)} → ${serverName(job.target)}`;
-  if (job.trouble != null && job.state !== 'done') return job.trouble;
+  if (job.trouble != null && job.state !== 'done') return named(job.trouble);
   if (from !== '') return from;
-  return job.state === 'running' ? words(job.step) : (job.steps_done.at(-1)?.detail ?? '');
+  return job.state === 'running' ? words(job.step) : sentence(named(job.steps_done.at(-1)?.detail ?? ''));
 }
 
 /** Jobs as a short list. */
@@ -76,7 +80,7 @@ export function EventList({ events, withSubject = true }: { events: Event[]; wit
               <span class="unseen">{words(event.severity)}: </span>
             </span>
             <div class="item-main">
-              <p class="item-text strong">{event.text}</p>
+              <p class="item-text strong">{sentence(named(event.text))}</p>
               <p class="item-foot">
                 {withSubject && (
                   <>
@@ -141,7 +145,7 @@ export function IssueList({ health }: { health: Health }) {
           <li key={issue.code} class={`issue ${tone}`}>
             <Icon name={toneIcon(tone)} />
             <div>
-              <p class="issue-cause">{issue.cause}</p>
+              <p class="issue-cause">{named(issue.cause)}</p>
               <p class="issue-remedy">{issue.remedy}</p>
             </div>
             <code>{issue.code}</code>
@@ -152,40 +156,61 @@ export function IssueList({ health }: { health: Health }) {
   );
 }
 
+/** Names that are shown of machines with the same trouble. */
+const NAMES_SHOWN = 8;
+
+interface Group {
+  first: Machine;
+  members: Machine[];
+}
+
+/** Machines with the same trouble stand together: one cause, one remedy, however many they are. */
+function grouped(machines: Machine[]): Group[] {
+  const groups = new Map<string, Group>();
+  for (const machine of machines) {
+    const key = `${machine.health.level} ${machine.health.code}`;
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, { first: machine, members: [machine] });
+    else group.members.push(machine);
+  }
+  return [...groups.values()];
+}
+
 /** Machines that are not as they should be, worst first. */
 export function Attention({ machines }: { machines: Machine[] }) {
   if (machines.length === 0) {
-    return <Empty icon="check" title="Nothing needs you">Every machine is as it should be.</Empty>;
+    return (
+      <p class="all-well">
+        <Icon name="check" size={16} />
+        Every machine is as it should be.
+      </p>
+    );
   }
-  const SHOWN = 6;
   return (
-    <>
-      <ul class="list">
-        {machines.slice(0, SHOWN).map((machine) => {
-          const tone = toneOfHealth(machine.health.level);
-          return (
-            <li key={machine.id} class="item">
-              <span class={`item-icon ${tone}`}>
-                <Icon name={toneIcon(tone)} size={17} />
-                <span class="unseen">{words(machine.health.level)}: </span>
-              </span>
-              <div class="item-main">
-                <p class="item-title">
-                  <a href={href('machines', machine.id)}>{machine.name}</a>
-                  <span class="quiet"> {words(machine.state)}</span>
-                </p>
-                <p class="item-text strong">{machine.health.cause}</p>
-                <p class="item-text">{machine.health.remedy}</p>
-              </div>
-            </li>
-          );
-        })}
-      </ul>
-      {machines.length > SHOWN && (
-        <a class="more" href={href('machines', 'attention')}>
-          and {plural(machines.length - SHOWN, 'more machine')}
-        </a>
-      )}
-    </>
+    <ul class="list">
+      {grouped(machines).map(({ first, members }) => {
+        const tone = toneOfHealth(first.health.level);
+        return (
+          <li key={`${first.health.level} ${first.health.code}`} class="item">
+            <span class={`item-icon ${tone}`}>
+              <Icon name={toneIcon(tone)} size={17} />
+              <span class="unseen">{words(first.health.level)}: </span>
+            </span>
+            <div class="item-main">
+              <p class="item-title">{named(first.health.cause ?? words(first.state))}</p>
+              <p class="item-text">{first.health.remedy}</p>
+              <p class="names">
+                {members.slice(0, NAMES_SHOWN).map((machine) => (
+                  <a key={machine.id} href={href('machines', machine.id)}>
+                    {machine.name}
+                  </a>
+                ))}
+                {members.length > NAMES_SHOWN && <a href={href('machines', 'attention')}>and {count(members.length - NAMES_SHOWN)} more</a>}
+              </p>
+            </div>
+          </li>
+        );
+      })}
+    </ul>
   );
 }

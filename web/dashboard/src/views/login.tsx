@@ -1,23 +1,24 @@
 /** The way in: a token. */
 import { useState } from 'preact/hooks';
-import { signIn } from '../live/session';
+import { loginTrouble, signIn } from '../live/session';
 import { Trouble } from '../api/client';
 import { Button } from '../ui/bits';
 import { Icon, Logo } from '../ui/icon';
 
-export function Login({ said }: { said: string | null }) {
+export function Login() {
   const [token, setToken] = useState('');
   const [busy, setBusy] = useState(false);
-  const [trouble, setTrouble] = useState(said);
+  const [trouble, setTrouble] = useState<string | null>(null);
   const submit = async (event: SubmitEvent) => {
     event.preventDefault();
     setBusy(true);
     setTrouble(null);
-    await signIn(token.trim()).catch((cause: unknown) => {
+    await signIn({ token: token.trim() }).catch((cause: unknown) => {
       setTrouble(cause instanceof Trouble ? `${cause.title}: ${cause.detail || cause.remedy}` : String(cause));
     });
     setBusy(false);
   };
+  const shown = trouble ?? loginTrouble.value;
   return (
     <main class="login">
       <form class="card login-card" onSubmit={(event) => void submit(event)}>
@@ -36,17 +37,18 @@ export function Login({ said }: { said: string | null }) {
             onInput={(event) => setToken(event.currentTarget.value)}
           />
         </label>
-        {trouble !== null && (
+        {shown !== null && (
           <p class="login-trouble" role="alert">
             <Icon name="critical" size={16} />
-            {trouble}
+            {shown}
           </p>
         )}
         <Button type="submit" kind="primary" busy={busy} disabled={token.trim() === ''}>
           Sign in
         </Button>
         <p class="quiet" id="login-help">
-          The first admin’s token lies in <code>admin.token</code> in the state directory of the configuration server.
+          On the server, <code>farshore ctl login-code</code> prints a link that needs no token. The first admin’s token is the file{' '}
+          <code>admin.token</code> in the state directory.
         </p>
       </form>
     </main>

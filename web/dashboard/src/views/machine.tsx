@@ -1,13 +1,14 @@
 /** One machine: how far it is behind, its points, its disks, and what can be done with it. */
 import { useState } from 'preact/hooks';
 import type { Disk, Machine as MachineItem, Point } from '../api/types';
-import { ago, bytes, bytesFigure, count, full, plural, rateFigure, short, span, spanFigure, words } from '../format';
-import { BACKLOG, historyTick, machineHistory, RATE, RPO } from '../live/history';
+import { ago, byteRate, byteRateFigure, bytes, bytesFigure, count, full, plural, short, span, spanFigure, words } from '../format';
+import { useHistory } from '../live/history';
+import { useJournal } from '../live/journal';
 import { usePoints } from '../live/points';
-import { events, jobs, machinesById, mayOperate, now, served } from '../live/store';
+import { machinesById, mayOperate, now, served } from '../live/store';
 import { href } from '../router';
 import { Button, Card, Empty, Fact, HealthMark, Meter, Number, State, ViewHead } from '../ui/bits';
-import { Chart } from '../ui/chart';
+import { Chart, Legend, type Line } from '../ui/chart';
 import { Timeline } from '../ui/timeline';
 import { tellTrouble } from '../ui/toast';
 import { command, may, moveMachine, removeMachine, takeMark, testFailover } from './actions';
@@ -31,18 +32,29 @@ function Actions({ machine }: { machine: MachineItem }) {
   );
 }
 
-const WINDOWS = [
-  { seconds: 600, label: '10 min' },
-  { seconds: 3600, label: '1 h' },
-  { seconds: 86_400, label: '24 h' },
+const POINT_WINDOWS = [
+  { minutes: 10, label: '10 min' },
+  { minutes: 60, label: '1 h' },
+  { minutes: 1440, label: '24 h' },
+];
+const HISTORY_WINDOWS = [
+  { minutes: 15, label: '15 min' },
+  { minutes: 60, label: '1 h' },
+  { minutes: 720, label: '12 h' },
 ];
 
-function Windows({ value, set, label }: { value: number; set: (seconds: number) => void; label: string }) {
+interface WindowsProps {
+  choices: { minutes: number; label: string }[];
+  value: number;
+  set: (minutes: number) => void;
+}
+
+function Windows({ choices, value, set }: WindowsProps) {
   return (
-    <div class="segments" role="group" aria-label={label}>
-      {WINDOWS.map((window) => (
-        <button key={window.seconds} type="button" aria-pressed={value === window.seconds} onClick={() => set(window.seconds)}>
-          {window.label}
+    <div class="segments" role="group" aria-label="Time shown">
+      {choices.map((choice) => (
+        <button key={choice.minutes} type="button" aria-pressed={value === choice.minutes} onClick={() => set(choice.minutes)}>
+          {choice.label}
         </button>
       ))}
     </div>
@@ -50,7 +62,8 @@ function Windows({ value, set, label }: { value: number; set: (seconds: number) 
 }
 
 function PointsCard({ machine }: { machine: MachineItem }) {
-  const [seconds, setSeconds] = useState(600);
+  const [minutes, setMinutes] = useState(10);
+  const seconds = minutes * 60;
   const points = usePoints(machine.id, seconds, machine.log?.newest_point_lsn ?? null);
   const [chosenId, setChosen] = useState<string | null>(null);
   const items = points.items.value;
@@ -59,7 +72,7 @@ function PointsCard({ machine }: { machine: MachineItem }) {
   const inSight = items.filter((point) => Date.parse(point.captured_at) >= from).length;
   const more = points.more.value && Date.parse(items.at(-1)?.captured_at ?? '') > from;
   return (
-    <Card title="Recovery points" aside={<Windows value={seconds} set={setSeconds} label="Time shown" />}>
+    <Card title="Recovery points" aside={<Windows choices={POINT_WINDOWS} value={minutes} set={setMinutes} />}>
       <Timeline points={items} windowSeconds={seconds} now={now.value} chosen={chosen} choose={(point) => setChosen(point.id)} />
       <div class="point">
         {chosen === null ? (
@@ -133,7 +146,6 @@ function DiskRow({ disk }: { disk: Disk }) {
 }
 
 function Figures({ machine }: { machine: MachineItem }) {
-  const history = machineHistory(machine.id);
   const tile = (label: string, content: preact.ComponentChildren, note: string) => (
     <div class="strip-tile">
       <h2>{label}</h2>
@@ -146,17 +158,57 @@ function Figures({ machine }: { machine: MachineItem }) {
   return (
     <section class="card strip">
       {tile('RPO', <Number figure={spanFigure(machine.rpo_seconds)} size="l" />, `newest point ${ago(machine.log?.newest_point_at, now.value)}`)}
-      {tile('Log rate', <Number figure={rateFigure(history.last(RATE))} size="l" />, `LSN ${machine.agent.last_lsn == null ? '–' : count(machine.agent.last_lsn)}`)}
+      {tile('Replication', <Number figure={byteRateFigure(machine.rates.shipped_bytes_per_second)} size="l" />, `written ${byteRate(machine.rates.write_bytes_per_second)}, uploaded ${byteRate(machine.rates.uploaded_bytes_per_second)}`)}
       {tile('Backlog', <Number figure={bytesFigure(machine.log?.backlog_bytes)} size="l" />, 'not in the vault yet')}
       {tile('Held by the agent', <Number figure={bytesFigure(machine.agent.memory_bytes)} size="l" />, memoryMax === 0 ? '' : `${Math.round((memory / memoryMax) * 100)} % of ${bytes(memoryMax)}`)}
     </section>
   );
 }
 
+const RATE_LINES: Line[] = [
+  { label: 'Written', colour: '--chart-2' },
+  { label: 'Shipped', colour: '--accent', fill: true },
+  { label: 'Uploaded', colour: '--chart-3' },
+];
+
+function Curves({ machine }: { machine: MachineItem }) {
+  const [minutes, setMinutes] = useState(15);
+  const history = useHistory(machine.id, minutes);
+  const window = minutes * 60;
+  return (
+    <div class="columns even">
+      <Card title="RPO over time" aside={<Windows choices={HISTORY_WINDOWS} value={minutes} set={setMinutes} />}>
+        <Chart
+          label={`RPO of ${machine.name}`}
+          lines={[{ label: 'RPO', colour: '--accent', fill: true }]}
+          times={history.times}
+          columns={[history.rpo]}
+          window={window}
+          height={190}
+          least={5}
+          format={span}
+        />
+      </Card>
+      <Card title="Replication rate" aside={<Legend lines={RATE_LINES} />}>
+        <Chart
+          label={`Replication rate of ${machine.name}`}
+          lines={RATE_LINES}
+          times={history.times}
+          columns={[history.write, history.shipped, history.uploaded]}
+          window={window}
+          height={190}
+          least={1024}
+          binary
+          format={byteRate}
+        />
+      </Card>
+    </div>
+  );
+}
+
 export function Machine({ id }: { id: string }) {
-  historyTick.value;
-  const [window, setWindow] = useState(600);
   const machine = machinesById.value.get(id);
+  const journal = useJournal(id);
   const back = { href: href('machines'), label: 'Machines' };
   if (machine === undefined) {
     return (
@@ -168,10 +220,7 @@ export function Machine({ id }: { id: string }) {
       </div>
     );
   }
-  const history = machineHistory(id);
   const mine = served.value.filter((item) => item.machine === id);
-  const myJobs = jobs.value.filter((job) => job.machine === id).slice(0, 5);
-  const myEvents = events.value.filter((event) => event.subject.id === id).slice(0, 8);
   return (
     <div class="view">
       <ViewHead
@@ -199,14 +248,7 @@ export function Machine({ id }: { id: string }) {
         </Card>
       )}
       <PointsCard machine={machine} />
-      <div class="columns even">
-        <Card title="RPO over time" aside={<Windows value={window} set={setWindow} label="Time shown" />}>
-          <Chart label={`RPO of ${machine.name}`} lines={[{ label: 'RPO', colour: '--accent', fill: true }]} times={history.times} columns={[history.column(RPO)]} window={window} height={190} least={5} format={(value) => span(value)} />
-        </Card>
-        <Card title="Backlog">
-          <Chart label={`Backlog of ${machine.name}`} lines={[{ label: 'Backlog', colour: '--chart-3', fill: true }]} times={history.times} columns={[history.column(BACKLOG)]} window={window} height={190} least={1024} format={(value) => bytes(value)} />
-        </Card>
-      </div>
+      <Curves machine={machine} />
       <div class="columns even">
         <div class="stack">
           <Card title="Disks" aside={<span class="quiet">{plural(machine.disks.length, 'disk')}</span>} flush>
@@ -216,6 +258,7 @@ export function Machine({ id }: { id: string }) {
             <dl class="facts">
               <Fact label="Committed"><span class="num">{machine.log == null ? '–' : count(machine.log.committed)}</span></Fact>
               <Fact label="Durable"><span class="num">{machine.log == null ? '–' : count(machine.log.durable)}</span></Fact>
+              <Fact label="Last LSN"><span class="num">{machine.agent.last_lsn == null ? '–' : count(machine.agent.last_lsn)}</span></Fact>
               <Fact label="Epoch"><span class="num">{machine.assignment?.epoch ?? '–'}</span></Fact>
               <Fact label="Overload rung"><span class="num">{machine.agent.overload_rung ?? '–'}</span></Fact>
               <Fact label="Agent">{machine.agent.connected ? `connected, reported ${ago(machine.agent.reported_at, now.value)}` : 'away'}</Fact>
@@ -226,8 +269,8 @@ export function Machine({ id }: { id: string }) {
           </Card>
         </div>
         <div class="stack">
-          <Card title="Jobs" flush>{myJobs.length === 0 ? <Empty icon="jobs" title="No jobs" /> : <JobList jobs={myJobs} withMachine={false} />}</Card>
-          <Card title="Events" flush>{myEvents.length === 0 ? <Empty icon="events" title="No events" /> : <EventList events={myEvents} withSubject={false} />}</Card>
+          <Card title="Jobs" flush>{journal.jobs.length === 0 ? <Empty icon="jobs" title="No jobs" /> : <JobList jobs={journal.jobs} withMachine={false} />}</Card>
+          <Card title="Events" flush>{journal.events.length === 0 ? <Empty icon="events" title="No events" /> : <EventList events={journal.events} withSubject={false} />}</Card>
         </div>
       </div>
     </div>

@@ -2,11 +2,10 @@
 import { signal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import type { Machine } from '../api/types';
-import { ago, bytes, plural, span } from '../format';
-import { historyTick, machineHistory, RATE, RPO } from '../live/history';
-import { machines, now } from '../live/store';
+import { byteRate, count, bytes, plural, span } from '../format';
+import { useTrend } from '../live/history';
+import { machines } from '../live/store';
 import { go, href, route } from '../router';
-import { rateFigure } from '../format';
 import { Button, Empty, HealthMark, State, ViewHead } from '../ui/bits';
 import { Spark } from '../ui/chart';
 import { Icon } from '../ui/icon';
@@ -17,13 +16,17 @@ const text = signal('');
 type Filter = 'all' | 'attention' | 'protected';
 const RANK: Record<string, number> = { critical: 0, warning: 1, normal: 2 };
 
-const rate = (machine: Machine) => machineHistory(machine.id).last(RATE);
+const rate = (machine: Machine) => machine.rates.shipped_bytes_per_second;
+
+function Trend({ id }: { id: string }) {
+  return <Spark values={useTrend(id)} />;
+}
 
 const COLUMNS: Column<Machine>[] = [
   {
     key: 'name',
     title: 'Machine',
-    width: 'minmax(150px, 2fr)',
+    width: 'minmax(130px, 2fr)',
     sort: (machine) => machine.name,
     cell: (machine) => (
       <a class="row-name" href={href('machines', machine.id)} tabIndex={-1} onClick={(event) => event.stopPropagation()}>
@@ -31,24 +34,20 @@ const COLUMNS: Column<Machine>[] = [
       </a>
     ),
   },
-  { key: 'state', title: 'State', width: 'minmax(140px, 1.2fr)', sort: (machine) => machine.state, cell: (machine) => <State state={machine.state} /> },
+  { key: 'state', title: 'State', width: 'minmax(132px, 1.2fr)', sort: (machine) => machine.state, cell: (machine) => <State state={machine.state} /> },
   { key: 'health', title: 'Health', width: '104px', sort: (machine) => RANK[machine.health.level] ?? 3, cell: (machine) => <HealthMark level={machine.health.level} /> },
   { key: 'rpo', title: 'RPO', width: '92px', right: true, sort: (machine) => machine.rpo_seconds ?? 1e15, cell: (machine) => <b class="num">{span(machine.rpo_seconds)}</b> },
-  { key: 'trend', title: 'RPO over time', width: '132px', wide: true, cell: (machine) => <Spark values={machineHistory(machine.id).column(RPO)} /> },
+  { key: 'trend', title: 'RPO over time', width: 'minmax(96px, 1fr)', wide: true, cell: (machine) => <Trend key={machine.id} id={machine.id} /> },
   {
     key: 'rate',
-    title: 'Log rate',
-    width: '92px',
+    title: 'Replication',
+    width: '104px',
     right: true,
     sort: (machine) => rate(machine) ?? -1,
-    cell: (machine) => {
-      const { value, unit } = rateFigure(rate(machine));
-      return <span class="num">{value}{unit}</span>;
-    },
+    cell: (machine) => <span class="num">{byteRate(rate(machine))}</span>,
   },
-  { key: 'backlog', title: 'Backlog', width: '100px', right: true, sort: (machine) => machine.log?.backlog_bytes ?? -1, cell: (machine) => <span class="num">{bytes(machine.log?.backlog_bytes)}</span> },
-  { key: 'point', title: 'Newest point', width: '120px', wide: true, sort: (machine) => machine.log?.newest_point_at ?? '', cell: (machine) => <span class="quiet">{ago(machine.log?.newest_point_at, now.value)}</span> },
-  { key: 'server', title: 'Process server', width: 'minmax(110px, 1fr)', wide: true, sort: (machine) => machine.assignment?.process_server_name ?? '', cell: (machine) => <span class="quiet ellipsis">{machine.assignment?.process_server_name ?? 'none'}</span> },
+  { key: 'backlog', title: 'Backlog', width: '100px', right: true, wide: true, sort: (machine) => machine.log?.backlog_bytes ?? -1, cell: (machine) => <span class="num">{bytes(machine.log?.backlog_bytes)}</span> },
+  { key: 'server', title: 'Process server', width: 'minmax(104px, 1fr)', wide: true, sort: (machine) => machine.assignment?.process_server_name ?? '', cell: (machine) => <span class="quiet ellipsis">{machine.assignment?.process_server_name ?? 'none'}</span> },
 ];
 
 function keeps(filter: Filter, machine: Machine): boolean {
@@ -57,7 +56,6 @@ function keeps(filter: Filter, machine: Machine): boolean {
 }
 
 export function Machines() {
-  historyTick.value;
   const search = useRef<HTMLInputElement>(null);
   useEffect(() => {
     const focus = (event: KeyboardEvent) => {
@@ -77,12 +75,12 @@ export function Machines() {
   const tab = (value: Filter, label: string) => (
     <a href={value === 'all' ? href('machines') : href('machines', value)} aria-current={filter === value ? 'true' : undefined}>
       {label}
-      <span class="count">{all.filter((machine) => keeps(value, machine)).length}</span>
+      <span class="count">{count(all.filter((machine) => keeps(value, machine)).length)}</span>
     </a>
   );
   return (
     <div class="view fill">
-      <ViewHead title="Machines" sub={plural(all.length, 'machine')}>
+      <ViewHead title="Machines" sub={`${plural(all.length, 'machine')}. Arrow keys go through the list, Enter opens, / finds.`}>
         <Button kind="primary" icon="plus" onClick={() => showJoin('machine')}>
           Protect a machine
         </Button>

@@ -1,8 +1,8 @@
 /** One look: is everything protected, what is behind and why, what is running, where the load is. */
-import { installationHistory, BACKLOG, historyTick, RATE, RPO } from '../live/history';
-import { jobs, machines, runningJobs, served, servers } from '../live/store';
+import { useHistory } from '../live/history';
+import { jobs, machines, named, overview, runningJobs, served, servers } from '../live/store';
 import type { Machine, ProcessServer } from '../api/types';
-import { bytes, bytesFigure, percent, plural, rateFigure, span, spanFigure, words, type Figure } from '../format';
+import { byteRate, byteRateFigure, bytes, bytesFigure, count, percent, plural, span, spanFigure, words, type Figure } from '../format';
 import { href } from '../router';
 import { Card, Empty, Meter, Number, State, ViewHead, Button, toneIcon, type Tone } from '../ui/bits';
 import { Chart, Spark } from '../ui/chart';
@@ -36,12 +36,12 @@ export function verdict(all: Machine[]): Verdict {
   const behind = worst === null ? '' : ` If its site were lost now, the worst machine would lose ${span(worst)}.`;
   if (critical.length > 0) {
     const first = critical[0];
-    const title = critical.length === 1 ? `${first?.name} needs you` : `${critical.length} of ${plural(total, 'machine')} need you`;
-    return { tone: 'crit', title, text: `${first?.health.cause ?? ''}` };
+    const title = critical.length === 1 ? `${first?.name} needs you` : `${count(critical.length)} of ${plural(total, 'machine')} need you`;
+    return { tone: 'crit', title, text: named(first?.health.cause ?? '') };
   }
   if (warning.length > 0) {
-    const title = warning.length === 1 ? `${warning[0]?.name} is behind what is promised` : `${warning.length} of ${plural(total, 'machine')} are behind what is promised`;
-    return { tone: 'warn', title, text: warning[0]?.health.cause ?? '' };
+    const title = warning.length === 1 ? `${warning[0]?.name} is behind what is promised` : `${count(warning.length)} of ${plural(total, 'machine')} are behind what is promised`;
+    return { tone: 'warn', title, text: named(warning[0]?.health.cause ?? '') };
   }
   if (coming.length > 0) {
     const title = `${plural(whole.length, 'machine')} protected, ${coming.length} on the way`;
@@ -109,10 +109,12 @@ function NothingYet() {
 }
 
 export function Overview() {
-  const all = machines.value;
-  if (all.length === 0) return <NothingYet />;
-  historyTick.value;
-  const history = installationHistory();
+  return machines.value.length === 0 ? <NothingYet /> : <Everything all={machines.value} />;
+}
+
+function Everything({ all }: { all: Machine[] }) {
+  const history = useHistory(null, 15);
+  const rates = overview.value?.rates;
   const { tone, title, text } = verdict(all);
   const whole = all.filter((machine) => machine.state === 'protected').length;
   const running = runningJobs.value;
@@ -138,8 +140,8 @@ export function Overview() {
           <div>
             <dt>Protected</dt>
             <dd class="num">
-              {whole}
-              <small> of {all.length}</small>
+              {count(whole)}
+              <small> of {count(all.length)}</small>
             </dd>
           </div>
           <div>
@@ -153,9 +155,15 @@ export function Overview() {
         </dl>
       </section>
       <div class="tiles">
-        <Tile label="Worst RPO" figure={spanFigure(worst?.rpo_seconds)} note={worst === null ? 'no recovery point yet' : worst.name} values={history.column(RPO)} />
-        <Tile label="Log rate" figure={rateFigure(history.last(RATE))} note="writes, all machines" values={history.column(RATE)} colour="--chart-2" />
-        <Tile label="Backlog" figure={bytesFigure(history.last(BACKLOG))} note="not in the vault yet" values={history.column(BACKLOG)} colour="--chart-3" />
+        <Tile label="Worst RPO" figure={spanFigure(worst?.rpo_seconds)} note={worst === null ? 'no recovery point yet' : worst.name} values={history.rpo} />
+        <Tile
+          label="Replication"
+          figure={byteRateFigure(rates?.shipped_bytes_per_second)}
+          note={`written ${byteRate(rates?.write_bytes_per_second)}, uploaded ${byteRate(rates?.uploaded_bytes_per_second)}`}
+          values={history.shipped}
+          colour="--chart-2"
+        />
+        <Tile label="Backlog" figure={bytesFigure(overview.value?.backlog_bytes)} note="not in the vault yet" values={history.backlog} colour="--chart-3" />
       </div>
       <div class="columns">
         <div class="stack">
@@ -164,11 +172,11 @@ export function Overview() {
               label="RPO of the worst machine over the last 15 minutes"
               lines={[{ label: 'Worst RPO', colour: '--accent', fill: true }]}
               times={history.times}
-              columns={[history.column(RPO)]}
+              columns={[history.rpo]}
               window={900}
               height={220}
               least={5}
-              format={(value) => span(value)}
+              format={span}
             />
           </Card>
           <Card title="Needs attention" aside={attention.length > 0 ? <span class="count">{attention.length}</span> : undefined} flush>
