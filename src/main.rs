@@ -169,13 +169,14 @@ fn run(cli: &Cli) -> Outcome {
     let settings = &loaded.settings;
     let level = logging::level(&settings.log.level).map_err(exit::Failure::usage)?;
     let (logger, _guard) = logging::start(settings.log.format, level);
+    let stop = || stop::listen(&logger);
     match &cli.command {
-        Command::Up(listen) => commands::servers::up(settings, &logger, &stop::listen(&logger)?, listen.enable_chaos),
+        Command::Up(listen) => commands::servers::up(settings, &logger, &stop()?, listen.enable_chaos),
         Command::ConfigServer(listen) => {
-            commands::servers::config_server(settings, &logger, &stop::listen(&logger)?, listen.enable_chaos)
+            commands::servers::config_server(settings, &logger, &stop()?, listen.enable_chaos)
         }
         Command::ProcessServer { args, listen } => {
-            commands::servers::process_server(args, settings, &logger, &stop::listen(&logger)?, listen.enable_chaos)
+            commands::servers::process_server(args, settings, &logger, &stop()?, listen.enable_chaos)
         }
         Command::Agent(args) => commands::agent::run(args, settings, &logger),
         Command::Demo(args) => commands::demo::run(args, stop::listen_patiently(&logger)?),

@@ -17,13 +17,12 @@ use farshore_engine::control::messages::JoinSecret;
 use farshore_engine::control::tls::TlsConnect;
 use farshore_engine::transport::identity::Fingerprint;
 use slog::{Logger, info, warn};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{ExitKind, Failure, Outcome};
 use crate::settings::Settings;
 
-/// What of the ten seconds of a stop the agent itself may take.
-const STOP_WITHIN: Duration = Duration::from_secs(8);
+/// What of the ten seconds of a stop the log may take to reach the vault; the disks are synced after it.
+const STOP_WITHIN: Duration = Duration::from_secs(7);
 
 /// Protect this machine's disks.
 #[derive(Debug, Args)]
@@ -89,17 +88,14 @@ fn protect(args: &RunArgs, settings: &Settings, logger: &Logger) -> Outcome {
     let failed = |error: std::io::Error| Failure::failed(format!("start the agent: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     // From here on a stop is a clean one.
-    let stops = {
-        let _inside = runtime.enter();
-        [signal(SignalKind::interrupt()).map_err(failed)?, signal(SignalKind::terminate()).map_err(failed)?]
-    };
+    let stop = crate::stop::listen(logger)?;
     let prepared = Prepared::new(args.config(settings), logger.clone()).map_err(|error| failure(&error))?;
     let ask = args.enrolment()?;
     let papers = runtime.block_on(prepared.papers(ask.as_ref())).map_err(|error| failure(&error))?;
     let network = args.network(&settings.state_dir, &papers)?;
     let agent = prepared.start(papers, network).map_err(|error| failure(&error))?;
     announce(&agent, logger);
-    runtime.block_on(first_of(stops));
+    runtime.block_on(crate::stop::stopped(&stop));
     info!(logger, "stopping: the exports end, what was written goes into the vault");
     match agent.stop(STOP_WITHIN) {
         Stopped::Clean => info!(logger, "stopped cleanly: everything is in the vault"),
@@ -108,10 +104,6 @@ fn protect(args: &RunArgs, settings: &Settings, logger: &Logger) -> Outcome {
         }
     }
     Ok(())
-}
-
-async fn first_of([mut interrupt, mut terminate]: [Signal; 2]) {
-    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
 }
 
 fn announce(agent: &Agent, logger: &Logger) {

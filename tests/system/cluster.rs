@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -193,13 +194,15 @@ impl Machine {
 /// A stamped workload over all disks of a machine, with its journal.
 pub(crate) struct Load {
     process: Proc,
+    /// When it is to end.
+    until: Instant,
     pub(crate) journal: PathBuf,
 }
 
 impl Load {
     pub(crate) fn start(rig: &Rig, machine: &Machine, seconds: u32, seed: u64, rate: u32) -> Self {
         let journal = rig.path(&format!("{}-{seed}.journal", file_name(machine.name)));
-        let mut command = Command::new(FARSHORE);
+        let mut command = Command::new(&*FARSHORE);
         command.args(["chaos", "workload", "--journal", text(&journal), "--seconds", &seconds.to_string()]);
         command.args([
             "--seed",
@@ -214,11 +217,24 @@ impl Load {
             command.args(["--nbd", &machine.uri(disk.name)]);
         }
         let process = Proc::start("workload", command, &rig.path(&format!("workload-{seed}.log")));
-        Self { process, journal }
+        Self { process, until: Instant::now() + Duration::from_secs(seconds.into()), journal }
+    }
+
+    /// Whether it still writes.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+
+    /// What it said last.
+    pub(crate) fn log_tail(&self) -> String {
+        self.process.log_tail()
     }
 
     /// Waits for its end; no write may have failed.
     pub(crate) fn finish(mut self) -> PathBuf {
+        while self.process.runs() && Instant::now() < self.until {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         eventually("the workload's end", || if self.process.runs() { Err("it still runs".into()) } else { Ok(()) });
         let journal = self.journal.clone();
         self.process.succeeded();

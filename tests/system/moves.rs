@@ -1,7 +1,7 @@
 //! Moves between process servers under load, with the source alive, killed, or asleep.
 
 use crate::cluster::{Load, Machine, Site};
-use crate::kills::{check_point, everything_before_now};
+use crate::kills::{check_all, check_point};
 use crate::rig::{Proc, Rig, eventually, sized};
 
 const MIB: u64 = 1 << 20;
@@ -88,7 +88,7 @@ fn moves_under_load_with_the_source_alive_or_killed_lose_nothing() {
     let journal = load.finish();
     let status = machine.settled(&rig);
     assert_ne!(status["full_compare"], serde_json::Value::Bool(true), "no full resync: {status}");
-    check_point(&rig, &site, &machine, "latest", &journal, &everything_before_now().each_ref().map(String::as_str));
+    check_all(&rig, &site, &machine, &journal);
     let points = site.points(&rig, machine.name);
     for point in points.iter().step_by((points.len() / 6).max(1)) {
         if point["disks"].as_array().is_some_and(|disks| disks.len() == 2) {
@@ -129,7 +129,7 @@ fn a_process_server_that_slept_through_a_move_commits_nothing() {
     });
     let journal = load.finish();
     machine.settled(&rig);
-    check_point(&rig, &site, &machine, "latest", &journal, &everything_before_now().each_ref().map(String::as_str));
+    check_all(&rig, &site, &machine, &journal);
     let (vault, key) = (site.state.join("vault"), site.state.join("vault.key"));
     rig.farshore_ok(&[
         "vault",

@@ -1,10 +1,11 @@
 //! Real processes of this binary in a temporary directory: started, watched, killed, and ended by pid.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,8 +14,9 @@ use tempfile::TempDir;
 /// The longest that anything here may take before the test says so. Five times what a quiet machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The binary under test.
-pub(crate) const FARSHORE: &str = env!("CARGO_BIN_EXE_farshore");
+/// The binary under test; another one with `FARSHORE_BIN`, so that a long loop outlives the next build.
+pub(crate) static FARSHORE: LazyLock<OsString> =
+    LazyLock::new(|| std::env::var_os("FARSHORE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_farshore").into()));
 
 /// Waits until `probe` gives a value; panics with `what` and the last reason after [`PATIENCE`].
 pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
@@ -174,7 +176,7 @@ impl Rig {
 
     /// Runs the binary to its end.
     pub(crate) fn farshore(&self, args: &[&str]) -> Output {
-        Command::new(FARSHORE).args(args).current_dir(self.dir.path()).output().expect("run farshore")
+        Command::new(&*FARSHORE).args(args).current_dir(self.dir.path()).output().expect("run farshore")
     }
 
     /// Runs the binary to its end; it must succeed. Gives standard output.
@@ -198,7 +200,7 @@ impl Rig {
 
     /// Starts a role of the binary and waits until it says it is ready.
     pub(crate) fn start(&self, name: &str, args: &[&str]) -> Proc {
-        let mut command = Command::new(FARSHORE);
+        let mut command = Command::new(&*FARSHORE);
         command.args(args).current_dir(self.dir.path());
         Proc::start(name, command, &self.path(&format!("{name}.log")))
     }

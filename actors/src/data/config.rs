@@ -36,6 +36,8 @@ pub struct DataLimits {
     pub restarts: RestartPolicy,
     /// How long an actor that was given up rests before it is tried again.
     pub storm_rest: Duration,
+    /// Wait for one store call after which it is said that the vault does not answer.
+    pub store_call_slow: Duration,
     /// Longest wait for one store call before it counts as failed.
     pub store_call_max: Duration,
     /// Threads for blocking file calls.
@@ -61,6 +63,7 @@ impl Default for DataLimits {
             tick: Duration::from_secs(1),
             restarts: RestartPolicy::default(),
             storm_rest: Duration::from_secs(60),
+            store_call_slow: Duration::from_secs(10),
             store_call_max: Duration::from_secs(120),
             file_threads: 4,
             arbiters: cores.saturating_sub(1).max(1),

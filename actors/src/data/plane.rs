@@ -40,11 +40,11 @@ const RESTART_MAX: Duration = Duration::from_secs(20);
 const LOCATE_PAUSE: Duration = Duration::from_millis(10);
 /// Time for adopting a log before the answer is "not yet".
 const ADOPT_MAX: Duration = Duration::from_secs(20);
-/// Time for a process server to stop; its machines have less. With the threads' time it stays within the 10 s that a
-/// stop may take.
-const STOP_MAX: Duration = Duration::from_secs(7);
+/// Time for a process server to stop; its machines have less. With the threads' time, and a configuration server's in the
+/// same process, it stays within the 10 s that a stop may take.
+const STOP_MAX: Duration = Duration::from_secs(5);
 /// Time for threads to end when nothing runs on them any more.
-const JOIN_MAX: Duration = Duration::from_secs(2);
+const JOIN_MAX: Duration = Duration::from_secs(1);
 
 /// The root of a data plane: keeps one process server alive.
 struct Root {

@@ -18,7 +18,7 @@ use crate::data::upload::StreamStopped;
 use crate::data::{DataError, DataEventKind, IssueCode, MachinePhase};
 
 /// Time for what is cached to reach the vault when the process stops. What does not get there stays in the cache.
-const STOP_FLUSH_MAX: Duration = Duration::from_secs(5);
+const STOP_FLUSH_MAX: Duration = Duration::from_secs(4);
 
 /// Somebody waits until everything is in the vault, or the time is over.
 pub(super) struct Leaving {

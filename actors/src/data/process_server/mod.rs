@@ -41,7 +41,7 @@ use farshore_engine::protocol::MarkRequest;
 use points::PointServer;
 
 /// Time for the machines to flush when the process stops.
-const STOP_MAX: Duration = Duration::from_secs(6);
+const STOP_MAX: Duration = Duration::from_millis(4500);
 
 /// What every life of the process server's actor is made of.
 #[derive(Clone)]

@@ -48,6 +48,9 @@ pub(super) use work::WorkError;
 /// Pause before the tail is read again when the vault does not answer.
 const TAIL_PAUSE: Duration = Duration::from_secs(1);
 
+/// What to do about a vault that does not do its part.
+const VAULT_REMEDY: &str = "Look at the vault; segments wait in the cache meanwhile, and the RPO grows.";
+
 /// What every life of an upload stream is made of.
 #[derive(Clone)]
 pub(super) struct StreamSpec {
@@ -271,11 +274,7 @@ impl UploadStream {
                 format!("the vault has no room: {text}"),
                 "Make room; segments wait in the cache meanwhile, and the RPO grows.",
             ),
-            _ => (
-                IssueCode::VaultAway,
-                format!("the vault does not take segments: {text}"),
-                "Look at the vault; segments wait in the cache meanwhile, and the RPO grows.",
-            ),
+            _ => (IssueCode::VaultAway, format!("the vault does not take segments: {text}"), VAULT_REMEDY),
         };
         self.spec.machine.board.raise(code, Severity::Critical, what, remedy);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::Slot;
 use farshore_engine::log::Owner;
 use farshore_engine::log::committer::Found;
@@ -13,23 +14,11 @@ use farshore_engine::vault::read::slots::FilledSlot;
 use farshore_engine::vault::read::tail::{Tail, find_tail};
 use farshore_engine::vault::segment::{Control, ObjectKind};
 use farshore_engine::vault::store::{StoreError, StoreErrorKind};
+use tokio::time::timeout;
 
 use super::super::ledger::MachineSpec;
 use super::work::WorkError;
-
-/// Waits for a store call no longer than this; then it counts as failed, which leaves open whether it happened.
-pub(super) async fn bounded<T>(
-    limit: Duration,
-    doing: &str,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let late = || StoreError {
-        kind: StoreErrorKind::Unavailable,
-        doing: doing.to_owned(),
-        cause: format!("no answer within {} s", limit.as_secs()),
-    };
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(late()))
-}
+use super::{IssueCode, VAULT_REMEDY};
 
 impl MachineSpec {
     pub(super) fn data_key(&self) -> DataKey {
@@ -40,8 +29,30 @@ impl MachineSpec {
         ObjectName::log(self.machine, self.timeline, slot)
     }
 
-    pub(super) fn store_limit(&self) -> Duration {
-        self.wiring.config.limits.store_call_max
+    /// Waits for a store call, not longer than its limit: then it counts as failed, which leaves open whether it
+    /// happened. Long before that it is said that the vault does not answer.
+    pub(super) async fn store_call<T, E: From<StoreError>>(
+        &self,
+        doing: &str,
+        call: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let limits = &self.wiring.config.limits;
+        let mut call = std::pin::pin!(call);
+        if let Ok(answer) = timeout(limits.store_call_slow, &mut call).await {
+            return answer;
+        }
+        self.vault_is_silent(doing, limits.store_call_slow);
+        let rest = limits.store_call_max.saturating_sub(limits.store_call_slow);
+        timeout(rest, call).await.unwrap_or_else(|_| {
+            let cause = format!("no answer within {} s", limits.store_call_max.as_secs());
+            Err(StoreError { kind: StoreErrorKind::Unavailable, doing: doing.to_owned(), cause }.into())
+        })
+    }
+
+    fn vault_is_silent(&self, doing: &str, so_long: Duration) {
+        let text = format!("the vault does not answer: {doing} has taken {} s", so_long.as_secs());
+        self.wiring.vault_answered(false);
+        self.board.raise(IssueCode::VaultAway, Severity::Critical, text, VAULT_REMEDY);
     }
 }
 
@@ -50,25 +61,20 @@ pub(in crate::data) async fn read_tail(spec: MachineSpec) -> Result<Tail, WorkEr
     let (key, store) = (spec.data_key(), &*spec.wiring.config.store);
     // Runs do not exist yet: every log counts from its first slot.
     let reading = find_tail(store, spec.machine, spec.timeline, &key, Slot::ZERO);
-    match tokio::time::timeout(spec.store_limit(), reading).await {
-        Ok(tail) => tail.map_err(WorkError::from),
-        Err(_) => Err(WorkError::Store {
-            kind: StoreErrorKind::Unavailable,
-            text: format!("read the log's tail: no answer within {} s", spec.store_limit().as_secs()),
-        }),
-    }
+    spec.store_call("reading the log's tail", async { reading.await.map_err(WorkError::from) }).await
 }
 
 /// Opens what fills a slot; `None` where nothing does.
 pub(super) async fn open_slot(spec: &MachineSpec, slot: Slot) -> Result<Option<SegmentView>, WorkError> {
     let (name, store) = (spec.slot_name(slot), &spec.wiring.config.store);
-    let bytes = match bounded(spec.store_limit(), "look at a slot", store.head(&name)).await {
+    let bytes = match spec.store_call("looking at a slot", store.head(&name)).await {
         Ok(meta) => meta.bytes,
         Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let source = LogSource::new(store.clone(), spec.machine, spec.data_key());
-    Ok(Some(source.open(spec.timeline, FilledSlot { slot, bytes }, 0).await?))
+    let opening = async { source.open(spec.timeline, FilledSlot { slot, bytes }, 0).await.map_err(WorkError::from) };
+    Ok(Some(spec.store_call("reading a slot", opening).await?))
 }
 
 /// What lies in a slot, for the committer.

@@ -21,7 +21,7 @@ use farshore_engine::vault::segment::{
 use farshore_engine::vault::state::LogState;
 use farshore_engine::vault::store::{PutOutcome, Staged, StoreError, StoreErrorKind};
 
-use super::slot::{bounded, look, open_slot};
+use super::slot::{look, open_slot};
 use super::{IssueCode, OfferSegment, StreamStopped, UploadStream};
 use crate::data::ledger::MachineSpec;
 use crate::supervise::{LaneTurn, OsChance, TurnError, wall_clock};
@@ -161,8 +161,11 @@ impl UploadStream {
     /// Makes staged bytes the object in its slot, if none is there.
     pub(super) fn publish(&mut self, attempt: Attempt, footer: FooterDigest, ctx: &mut Context<Self>) {
         let (_, staged) = self.staged.get(&footer).cloned().expect("an object is published once it is staged");
-        let (limit, store) = (self.spec.machine.store_limit(), self.spec.machine.wiring.config.store.clone());
-        let publishing = async move { bounded(limit, "publish a log object", store.publish(&staged)).await };
+        let spec = self.spec.machine.clone();
+        let publishing = async move {
+            let store = &spec.wiring.config.store;
+            spec.store_call("publishing a segment", store.publish(&staged)).await
+        };
         ctx.spawn(publishing.into_actor(self).map(move |outcome: Result<PutOutcome, StoreError>, stream, ctx| {
             match outcome {
                 Ok(outcome) => {
@@ -318,5 +321,5 @@ async fn put(spec: &MachineSpec, slot: Slot, parts: Vec<Bytes>, digest: FooterDi
     let token = format!("{:016x}-{}-{digest}", spec.owner.epoch.0, spec.owner.writer);
     let name = spec.slot_name(slot);
     let store = &spec.wiring.config.store;
-    bounded(spec.store_limit(), "stage a segment", store.stage(&name, &token, parts)).await
+    spec.store_call("staging a segment", store.stage(&name, &token, parts)).await
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   <vault>/machines/…/log/0000000000000001     objects, mode 0600, never written in place
 //!   <vault>/.staging/<hash>-<pid>-<n>-<time>    bytes on their way; on the same filesystem, so that a link will do
+//!   <vault>/.staging/folder.id                  32 hex digits that no other folder has
 //!   <vault>/.staging/swap.lock                  held (flock) while a manifest is compared and replaced
 //!
 //!   stage    create aside ─► write ─► fsync
@@ -18,6 +19,10 @@
 //! whoever reads a name concludes something that a power cut could undo. Therefore: a directory whose sync failed is
 //! synced before anything in it is read, and opening the folder syncs the filesystem once, for names that a killed
 //! process left behind.
+//!
+//! A path is only a way to the folder: while its filesystem is not mounted, another folder lies there, empty, and an empty
+//! vault is not what the vault is. So the folder has a mark of its own (`.staging/folder.id`), and every call first looks
+//! whether the path still leads to it; until it does again, the store is away.
 //!
 //! Links and other things that are no regular file are not part of the vault: they are neither listed nor read.
 
@@ -38,12 +43,14 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use self::directories::{create_new, make_directories, probe, rename_no_replace, sweep, sync_directory};
+use self::home::Home;
 use self::listing::Wanted;
 use super::{
     ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
 };
 
 mod directories;
+mod home;
 mod listing;
 
 const STAGING: &str = ".staging";
@@ -71,6 +78,7 @@ pub struct FolderStore {
 #[derive(Debug)]
 struct Folder {
     root: PathBuf,
+    home: Home,
     create: Create,
     /// Directories that are known to be there, durably.
     made: Mutex<HashSet<PathBuf>>,
@@ -94,22 +102,24 @@ impl FolderStore {
         let folder = File::open(root).map_err(|error| failed(doing(), &error))?;
         rustix::fs::syncfs(&folder).map_err(|error| failed(doing(), &error.into()))?;
         sweep(&staging);
-        Ok(Self::new(root, create, runtime))
+        let home = Home::mark(root).map_err(|error| failed(doing(), &error))?;
+        Ok(Self::new(root, home, create, runtime))
     }
 
     /// Opens a folder for reading: nothing is created or probed, every change is `Denied`.
     pub fn open_read_only(root: &Path, runtime: Handle) -> Result<Self, StoreError> {
         let meta = fs::metadata(root).and_then(|meta| match meta.is_dir() {
-            true => Ok(()),
+            true => Home::see(root),
             false => Err(ErrorKind::NotADirectory.into()),
         });
-        meta.map_err(|error| failed(format!("open the vault folder {}", root.display()), &error))?;
-        Ok(Self::new(root, Create::Never, runtime))
+        let home = meta.map_err(|error| failed(format!("open the vault folder {}", root.display()), &error))?;
+        Ok(Self::new(root, home, Create::Never, runtime))
     }
 
-    fn new(root: &Path, create: Create, runtime: Handle) -> Self {
+    fn new(root: &Path, home: Home, create: Create, runtime: Handle) -> Self {
         let folder = Folder {
             root: root.to_owned(),
+            home,
             create,
             made: Mutex::default(),
             unsynced: Mutex::default(),
@@ -125,7 +135,7 @@ impl FolderStore {
         call: impl FnOnce(&Folder) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
         let folder = self.folder.clone();
-        match self.runtime.spawn_blocking(move || call(&folder)).await {
+        match self.runtime.spawn_blocking(move || folder.check_home().and_then(|()| call(&folder))).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Fault::Io(error))) => Err(failed(doing, &error)),
             Ok(Err(Fault::Store(kind, cause))) => Err(StoreError { kind, doing, cause }),
@@ -172,6 +182,21 @@ impl Folder {
 
     fn staging(&self) -> PathBuf {
         self.root.join(STAGING)
+    }
+
+    fn check_home(&self) -> Result<(), Fault> {
+        let away = |why: String| Fault::Store(StoreErrorKind::Unavailable, why);
+        match self.home.is_at(&self.root) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(away(format!(
+                "another folder lies at {}: mount the vault's filesystem there again, or put the folder back",
+                self.root.display()
+            ))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(away(format!("{} is not there: is its filesystem mounted?", self.root.display())))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn check_writable(&self) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use super::home::MARK;
 use super::{Create, SWAP_LOCK};
 
 /// How old staged bytes are when nobody can be about to publish them. Chosen: a slot waits for its predecessors, for
@@ -77,7 +78,8 @@ pub(super) fn sweep(staging: &Path) {
     let now = create_new(&clock).and_then(|file| file.metadata()).and_then(|meta| meta.modified());
     fs::remove_file(&clock).ok();
     let (Ok(now), Ok(entries)) = (now, fs::read_dir(staging)) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name() != SWAP_LOCK) {
+    let stays = |entry: &fs::DirEntry| entry.file_name() == SWAP_LOCK || entry.file_name() == MARK;
+    for entry in entries.flatten().filter(|entry| !stays(entry)) {
         let age = entry.metadata().and_then(|meta| meta.modified()).map(|then| now.duration_since(then));
         if matches!(age, Ok(Ok(age)) if age > STAGING_AGE_MAX) {
             fs::remove_file(entry.path()).ok();

@@ -16,7 +16,7 @@ fn text(text: &'static str) -> Bytes {
 fn staged_files(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root.join(STAGING)).expect("staging");
     let names = entries.map(|entry| entry.expect("entry").file_name().into_string().expect("plain"));
-    names.filter(|name| name != SWAP_LOCK).collect()
+    names.filter(|name| name != SWAP_LOCK && name != home::MARK).collect()
 }
 
 #[tokio::test]
@@ -29,7 +29,8 @@ async fn it_does_what_the_port_promises() {
 async fn without_hard_links_it_does_the_same_by_a_rename_that_does_not_replace() {
     let folder = tempfile::tempdir().expect("tempdir");
     drop(open(folder.path()));
-    conformance::run(&FolderStore::new(folder.path(), Create::RenameNoReplace, Handle::current())).await;
+    let home = Home::see(folder.path()).expect("it was made");
+    conformance::run(&FolderStore::new(folder.path(), home, Create::RenameNoReplace, Handle::current())).await;
 }
 
 #[tokio::test]
@@ -70,6 +71,35 @@ async fn old_garbage_is_swept_at_open_and_what_may_be_in_use_is_left() {
     assert_eq!(staged_files(folder.path()), std::slice::from_ref(&young.token));
     assert_eq!(store.publish(&young).await.expect("publish"), PutOutcome::Created);
     assert_eq!(store.publish(&old).await.expect_err("swept").kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn while_another_folder_lies_at_its_path_the_store_is_away_and_nothing_is_written_there() {
+    let parent = tempfile::tempdir().expect("tempdir");
+    let (root, aside) = (parent.path().join("vault"), parent.path().join("vault.away"));
+    let store = open(&root);
+    store.put_if_absent(&ObjectName::keys(1), "a", text("x")).await.expect("put");
+    let staged = store.stage(&ObjectName::keys(2), "b", vec![text("y")]).await.expect("stage");
+    fs::rename(&root, &aside).expect("the filesystem is unmounted");
+    let kind_of = |result: Result<(), StoreError>| result.expect_err("it is away").kind;
+    assert_eq!(kind_of(store.get(&ObjectName::keys(1)).await.map(drop)), StoreErrorKind::Unavailable);
+    // What a mount point without its mount looks like, and what a second vault does.
+    fs::create_dir(&root).expect("mkdir");
+    for _ in 0..2 {
+        assert_eq!(kind_of(store.list("", None, 9).await.map(drop)), StoreErrorKind::Unavailable, "no empty vault");
+        assert_eq!(kind_of(store.head(&ObjectName::keys(1)).await.map(drop)), StoreErrorKind::Unavailable);
+        let put = store.put_if_absent(&ObjectName::keys(3), "c", text("z")).await;
+        assert_eq!(kind_of(put.map(drop)), StoreErrorKind::Unavailable);
+        assert_eq!(kind_of(store.publish(&staged).await.map(drop)), StoreErrorKind::Unavailable);
+        drop(open(&root));
+    }
+    assert!(!root.join("keys").exists(), "nothing was written");
+    fs::remove_dir_all(&root).expect("rmdir");
+    // Mounted again, under another device number: here, a copy.
+    let copied = std::process::Command::new("cp").arg("-a").args([&aside, &root]).status().expect("cp");
+    assert!(copied.success());
+    assert_eq!(store.publish(&staged).await.expect("it is back"), PutOutcome::Created);
+    assert_eq!(store.list("", None, 9).await.expect("list").len(), 2);
 }
 
 #[tokio::test]
