@@ -226,6 +226,36 @@ async fn an_operator_asks_for_a_mark_and_serves_it() {
     }
     server.plane.execute(Command::StopServing { serve: 4 }).await.unwrap();
     assert_eq!(server.plane.report().await.unwrap().serving, Vec::<u64>::new());
+    let restore = Command::RestorePoint {
+        restore: 7,
+        machine: machine(1),
+        timeline: TIMELINE,
+        data_key: WireKey::new(*key(1).as_bytes()),
+        point: PointSelector::Mark { mark },
+        disks: Vec::new(),
+    };
+    let restored = std::sync::Mutex::new(None);
+    until("the point is restored to images", async || match server.plane.execute(restore.clone()).await.unwrap() {
+        CommandResult::Restored { directory, total_bytes } => {
+            *restored.lock().unwrap() = Some((directory, total_bytes));
+            true
+        }
+        CommandResult::Restoring { .. } => false,
+        other => panic!("{other:?}"),
+    })
+    .await;
+    let (directory, total_bytes) = restored.lock().unwrap().take().unwrap();
+    assert!(total_bytes > 0);
+    let mut images: Vec<Vec<u8>> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    let mut wanted: Vec<Vec<u8>> = taken.disks.values().cloned().collect();
+    images.sort();
+    wanted.sort();
+    assert!(images == wanted, "the images are the point's disks");
+    server.plane.execute(Command::CancelRestore { restore: 7 }).await.unwrap();
+    assert!(!std::path::Path::new(&directory).exists(), "what is called off is thrown away");
     assert!(server.plane.stop().await);
 }
 

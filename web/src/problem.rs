@@ -71,8 +71,6 @@ pub enum RequestFault {
     UnderWay,
     /// An edit does not say which version it is of.
     PreconditionRequired,
-    /// The item was changed since the caller saw it.
-    PreconditionFailed,
     /// No such address.
     NotFound,
     /// The address does not take this method.
@@ -100,7 +98,6 @@ impl RequestFault {
         Self::IdempotencyKeyReused,
         Self::UnderWay,
         Self::PreconditionRequired,
-        Self::PreconditionFailed,
         Self::NotFound,
         Self::Method,
         Self::AmbiguousName,
@@ -176,12 +173,6 @@ impl RequestFault {
                 "The edit does not say which version it is of",
                 "Read the item and send its ETag as If-Match.",
             ),
-            Self::PreconditionFailed => (
-                StatusCode::PRECONDITION_FAILED,
-                "changed_meanwhile",
-                "The item was changed meanwhile",
-                "Read the item again, and decide whether the edit is still wanted.",
-            ),
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -238,10 +229,15 @@ pub fn status(code: FaultCode) -> StatusCode {
         | C::TokenUsedUp
         | C::TokenWrongRole
         | C::EpochStale
+        | C::MachinePaused
+        | C::NotPaused
+        | C::JobNotCancellable
+        | C::JobNotRetryable
         | C::VaultForeign => StatusCode::CONFLICT,
         C::ProcessServerAway | C::NoProcessServer | C::VaultLocked | C::VaultUnavailable | C::Unavailable => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+        C::ChangedMeanwhile => StatusCode::PRECONDITION_FAILED,
         C::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         C::Refused => StatusCode::BAD_GATEWAY,
         C::StateFailed => StatusCode::INTERNAL_SERVER_ERROR,

@@ -47,6 +47,21 @@ faults! {
     /// A job of the machine is running.
     MachineBusy = "machine_busy", "A job of the machine is running",
         "Wait for the running job; the detail names it.";
+    /// The machine's protection is paused.
+    MachinePaused = "machine_paused", "The machine's protection is paused",
+        "Resume the machine first.";
+    /// The machine's protection is not paused.
+    NotPaused = "machine_not_paused", "The machine's protection is not paused",
+        "Nothing: there is nothing to resume.";
+    /// The item was changed since the caller saw it.
+    ChangedMeanwhile = "changed_meanwhile", "The item was changed meanwhile",
+        "Read the item again, and decide whether the edit is still wanted.";
+    /// The job is over, or too far to be called off.
+    JobNotCancellable = "job_not_cancellable", "The job cannot be cancelled now",
+        "Wait for its end; the job's allowed_operations say when it can be cancelled.";
+    /// The job is not one that can be done again.
+    JobNotRetryable = "job_not_retryable", "The job cannot be done again",
+        "Ask for the same work anew; only jobs that failed or were cancelled can be retried.";
     /// No such process server.
     ProcessServerUnknown = "process_server_unknown", "There is no such process server",
         "List the process servers and use the id of one of them.";

@@ -75,6 +75,9 @@ pub fn protection(ledger: &Ledger, live: &Live, machine: &Machine) -> Protection
     if machine.removed {
         return Protection::Removed;
     }
+    if machine.paused {
+        return Protection::Paused;
+    }
     let moving = |job: &&super::ledger::records::JobRecord| matches!(job.kind, JobKind::Move { machine: of, .. } if of == machine.id);
     if ledger.running_jobs().any(|job| moving(&job)) {
         return Protection::Moving;
@@ -128,6 +131,16 @@ pub fn of_machine(ledger: &Ledger, live: &Live, machine: &Machine, limits: RpoLi
         return Vec::new();
     }
     let mut issues = Vec::new();
+    if machine.paused {
+        issues.push(issue(
+            "machine_paused",
+            Severity::Warning,
+            "The operator paused the machine's protection: its writes do not leave the machine.",
+            "Resume the machine; what was written meanwhile is sent then.",
+        ));
+        of_rpo(rpo(ledger, live, machine.id, now), limits, &mut issues);
+        return issues;
+    }
     match ledger.assignments.get(&machine.id) {
         None => issues.push(issue(
             "machine_unassigned",

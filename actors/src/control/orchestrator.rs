@@ -238,6 +238,10 @@ impl Orchestrator {
         if ledger.machine(machine).is_err() {
             return not(NotProtectedReason::Removed, "The machine was removed: enrol it again with a new join token.");
         }
+        if ledger.machine(machine).is_ok_and(|machine| machine.paused) {
+            let text = "The operator paused this machine's protection: a redirect follows when it is resumed.";
+            return not(NotProtectedReason::Preparing, text);
+        }
         if let Some(assignment) = told_to_agent(&ledger, machine) {
             if let Some(agent) = self.agents.get_mut(&machine) {
                 agent.told = Some(assignment.epoch);

@@ -13,15 +13,17 @@ use super::control_room::ControlRoom;
 use super::fault::{Fault, FaultCode};
 use super::health::{self, Health};
 use super::ledger::audit::WriteAudit;
-use super::ledger::jobs::BeginMove;
+use super::ledger::jobs::{BeginDeletePoints, BeginMove, BeginRestore, CancelJob, RetryJob};
 use super::ledger::members::{self, RemoveMachine, RemoveProcessServer};
+use super::ledger::protection::{EditMachine, PauseMachine, ResumeMachine};
 use super::ledger::records::{
-    ApiRole, ApiToken, AuditId, AuditRecord, EventId, EventRecord, JobId, JobRecord, JoinToken, Record, ServeId,
-    TokenId,
+    ApiRole, ApiToken, AuditId, AuditRecord, EventId, EventRecord, JobId, JobRecord, JoinToken, MachinePolicy, Record,
+    ServeId, TokenId,
 };
 use super::ledger::serve::{self, BeginServe, BeginStop};
 use super::ledger::tokens::{CreateApiToken, CreateJoinToken, RevokeApiToken, RevokeJoinToken, check_api};
 use super::ledger::{Ledger, check_label};
+use super::live::Reach;
 use super::view::{
     self, AuditFilter, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, Picture, ProcessServerView,
     ServeRequest, ServedView,
@@ -157,6 +159,13 @@ impl ControlPlane {
         page(wanted.map(|served| view::served(&ledger, served)), limit, |served| served.id.to_string())
     }
 
+    /// Test failovers in order of numbers.
+    pub fn test_failovers(&self, after: Option<ServeId>, limit: usize) -> Page<ServedView> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.served.iter().filter(|served| served.test && after.is_none_or(|after| served.id > after));
+        page(wanted.map(|served| view::served(&ledger, served)), limit, |served| served.id.to_string())
+    }
+
     /// One served point.
     pub fn served_point(&self, id: ServeId) -> Result<ServedView, Fault> {
         let ledger = self.room.ledger();
@@ -241,15 +250,70 @@ impl ControlPlane {
 
     /// Begins to serve a point.
     pub async fn begin_serve(&self, caller: &Caller, request: ServeRequest) -> Result<Begun, Fault> {
-        let ServeRequest { machine, selector, disks, read_only } = request;
-        let begin = BeginServe { machine, selector, disks, read_only, by: caller.name.clone() };
+        let ServeRequest { machine, selector, disks, read_only, test } = request;
+        let (process_server, by) = (self.reader_for(machine)?, caller.name.clone());
+        let begin = BeginServe { machine, selector, disks, read_only, process_server, test, by };
         let (served, job) = self.room.decide(begin).await?;
         Ok(Begun { job, serve: Some(served.id) })
     }
 
+    /// Who reads a machine's points: its owner, or, while that is away, any process server that is connected. Reading needs
+    /// nothing but the vault and the machine's key.
+    fn reader_for(&self, machine: MachineId) -> Result<ProcessServerId, Fault> {
+        let (owner, _) = self.owner(machine)?;
+        let (ledger, live, now) = (self.room.ledger(), self.room.live(), wall_clock());
+        let connected = |server: &ProcessServerId| live.reach(*server, now) == Reach::Connected;
+        let servers = ledger.process_servers.iter().filter(|server| !server.removed).map(|server| server.id);
+        Ok(if connected(&owner) { owner } else { servers.into_iter().find(connected).unwrap_or(owner) })
+    }
+
+    /// Begins to restore a point's disks to raw images at a process server.
+    pub async fn begin_restore(&self, caller: &Caller, request: ServeRequest) -> Result<JobRecord, Fault> {
+        let ServeRequest { machine, selector, disks, .. } = request;
+        let (process_server, by) = (self.reader_for(machine)?, caller.name.clone());
+        self.room.decide(BeginRestore { machine, process_server, selector, disks, by }).await
+    }
+
+    /// Pauses a machine's protection.
+    pub async fn pause(&self, caller: &Caller, machine: MachineId) -> Result<(), Fault> {
+        self.room.decide(PauseMachine { machine, by: caller.name.clone() }).await
+    }
+
+    /// Resumes a machine's protection.
+    pub async fn resume(&self, caller: &Caller, machine: MachineId) -> Result<JobRecord, Fault> {
+        self.room.decide(ResumeMachine { machine, by: caller.name.clone() }).await
+    }
+
+    /// Changes a machine's label and policy, if nobody did since `seen`.
+    pub async fn edit_machine(
+        &self,
+        caller: &Caller,
+        machine: MachineId,
+        seen: u64,
+        name: Option<String>,
+        policy: Option<MachinePolicy>,
+    ) -> Result<(), Fault> {
+        self.room.decide(EditMachine { machine, seen, name, policy, by: caller.name.clone() }).await
+    }
+
+    /// Ends a machine's protection and begins to delete its replica.
+    pub async fn begin_delete_points(&self, caller: &Caller, machine: MachineId) -> Result<JobRecord, Fault> {
+        self.room.decide(BeginDeletePoints { machine, by: caller.name.clone() }).await
+    }
+
+    /// Calls a job off.
+    pub async fn cancel_job(&self, caller: &Caller, job: JobId) -> Result<JobRecord, Fault> {
+        self.room.decide(CancelJob { job, by: caller.name.clone() }).await
+    }
+
+    /// Does again what a job did not.
+    pub async fn retry_job(&self, caller: &Caller, job: JobId) -> Result<JobRecord, Fault> {
+        self.room.decide(RetryJob { job, by: caller.name.clone() }).await
+    }
+
     /// Begins to end a served point.
-    pub async fn begin_stop_serving(&self, caller: &Caller, serve: ServeId) -> Result<Begun, Fault> {
-        let job = self.room.decide(BeginStop { serve, by: caller.name.clone() }).await?;
+    pub async fn begin_stop_serving(&self, caller: &Caller, serve: ServeId, notes: String) -> Result<Begun, Fault> {
+        let job = self.room.decide(BeginStop { serve, notes, by: caller.name.clone() }).await?;
         Ok(Begun { job, serve: Some(serve) })
     }
 

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | this server owns the machine | it does not know it, or under another epoch, or it is fenced | a protect job: epoch + 1 |
 //! | this server owns the machine | its key is missing | bring the key: the same assignment again |
-//! | another server owns it, or it was removed | it is owned here | release it |
+//! | another server owns it, or it was removed or paused | it is owned here | release it |
 //! | the point is served here | it is not served | forget it: its overlay is gone |
 //! | nothing is served under that number | it is served | stop serving |
 //!
@@ -78,13 +78,13 @@ pub(crate) fn remedies(ledger: &Ledger, server: ProcessServerId, heartbeat: &Hea
     let mut plan = Vec::new();
     let owned = ledger.assignments.iter().filter(|assignment| assignment.process_server == server);
     for assignment in owned.filter(|assignment| !busy.contains(&assignment.machine)) {
-        if ledger.machine(assignment.machine).is_ok() {
+        if ledger.machine(assignment.machine).is_ok_and(|machine| !machine.paused) {
             plan.extend(for_owned(ledger, assignment, heartbeat));
         }
     }
     for report in heartbeat.machines.iter().filter(|report| !busy.contains(&report.machine)) {
         let ours = ledger.assignments.get(&report.machine).is_some_and(|now| now.process_server == server);
-        let gone = ledger.machine(report.machine).is_err();
+        let gone = ledger.machine(report.machine).map_or(true, |machine| machine.paused);
         if (!ours || gone) && report.state != MachineState::Releasing {
             plan.push(Remedy::Release { machine: report.machine, epoch: report.epoch });
         }
@@ -128,7 +128,7 @@ mod tests {
     use farshore_engine::control::messages::{CacheReport, MachineReport};
     use farshore_engine::ids::{Lsn, Slot, Timestamp};
 
-    use super::super::ledger::records::{AssignmentStage, Machine, TokenId};
+    use super::super::ledger::records::{AssignmentStage, Machine, MachinePolicy, TokenId};
     use super::super::ledger::{Decision, Draft, assign, jobs};
     use super::super::state::Batch;
     use super::*;
@@ -149,6 +149,10 @@ mod tests {
                     token: TokenId(1),
                     key_sha256: String::new(),
                     removed: false,
+                    points_deleted: false,
+                    paused: false,
+                    policy: MachinePolicy::default(),
+                    revision: 0,
                 });
                 draft.put(&AssignmentRecord {
                     machine: MachineId([*n; 16]),

@@ -42,6 +42,9 @@ pub trait VaultKeeper: Send + Sync {
 
     /// A machine's data key.
     async fn data_key(&self, machine: MachineId) -> Result<WireKey, Fault>;
+
+    /// Deletes every object of a machine, its key last; answers how many there were. May be done twice.
+    async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault>;
 }
 
 /// Keeps data keys in the vault itself, wrapped by the vault key.
@@ -121,6 +124,31 @@ impl VaultKeeper for StoreKeeper {
         self.known.lock().insert(machine, key.clone());
         Ok(key)
     }
+
+    async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault> {
+        // The description goes last: while any object is there, it says whose it is.
+        let about = layout::about_prefix(machine);
+        let deleted = self.delete_all(&layout::machine_prefix(machine), &about).await?;
+        self.known.lock().remove(&machine);
+        Ok(deleted + self.delete_all(&about, "\n").await?)
+    }
+}
+
+impl StoreKeeper {
+    async fn delete_all(&self, prefix: &str, keep: &str) -> Result<u64, Fault> {
+        let (mut after, mut deleted) = (None, 0);
+        loop {
+            let page = self.store.list(prefix, after.as_ref(), 1000).await.map_err(unavailable)?;
+            for listed in page.iter().filter(|listed| !listed.name.as_str().starts_with(keep)) {
+                self.store.delete(&listed.name).await.map_err(unavailable)?;
+                deleted += 1;
+            }
+            match page.last() {
+                Some(last) if page.len() == 1000 => after = Some(last.name.clone()),
+                _ => return Ok(deleted),
+            }
+        }
+    }
 }
 
 /// A keeper without a vault, for tests.
@@ -163,5 +191,10 @@ impl VaultKeeper for MemoryKeeper {
         self.open()?;
         let key = self.keys.lock().get(&machine).cloned();
         key.ok_or_else(|| Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}")))
+    }
+
+    async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault> {
+        self.open()?;
+        Ok(self.keys.lock().remove(&machine).map_or(0, |_| 1))
     }
 }

@@ -13,7 +13,8 @@ use super::control_room::ControlRoom;
 use super::health::{self, Health, Protection, RpoLimits};
 use super::ledger::Ledger;
 use super::ledger::records::{
-    AssignmentRecord, AuditRecord, EventRecord, JobRecord, Machine, ProcessServer, ServeId, Served, ServedState,
+    AssignmentRecord, AuditRecord, EventRecord, JobRecord, Machine, MachinePolicy, ProcessServer, ServeId, Served,
+    ServedState,
 };
 use super::live::{Live, Reach};
 use crate::supervise::wall_clock;
@@ -49,6 +50,12 @@ pub struct MachineView {
     pub agent_connected: bool,
     /// What its owner last said of it.
     pub at_owner: Option<MachineReport>,
+    /// RPO from which it is in warning, and critical.
+    pub limits: RpoLimits,
+    /// What its own policy says; the rest is the installation's.
+    pub policy: MachinePolicy,
+    /// Counts the edits of it.
+    pub revision: u64,
     /// What may be done with it now.
     pub allowed_operations: Vec<&'static str>,
 }
@@ -105,6 +112,8 @@ pub struct ServedView {
     pub read_only: bool,
     /// Since when.
     pub since: Timestamp,
+    /// It is a test failover.
+    pub test: bool,
     /// Where its disks are.
     pub exports: Vec<Export>,
 }
@@ -208,7 +217,11 @@ impl AuditFilter {
 
 pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine: &Machine) -> MachineView {
     let now = wall_clock();
-    let limits = RpoLimits { warning: room.policy.rpo_warning, critical: room.policy.rpo_critical };
+    let wanted = |seconds: Option<u64>, otherwise| seconds.map_or(otherwise, Duration::from_secs);
+    let limits = RpoLimits {
+        warning: wanted(machine.policy.rpo_warning_seconds, room.policy.rpo_warning),
+        critical: wanted(machine.policy.rpo_critical_seconds, room.policy.rpo_critical),
+    };
     let issues = health::of_machine(ledger, live, machine, limits, now);
     let assignment = ledger.assignments.get(&machine.id).cloned();
     let owner = assignment.as_ref().and_then(|now| ledger.process_servers.get(&now.process_server));
@@ -220,6 +233,9 @@ pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine:
         timeline: machine.timeline,
         enrolled_at: machine.enrolled_at,
         protection: health::protection(ledger, live, machine),
+        limits,
+        policy: machine.policy,
+        revision: machine.revision,
         health: Health::of(&issues),
         issues,
         rpo: health::rpo(ledger, live, machine.id, now),
@@ -237,15 +253,22 @@ fn machine_operations(ledger: &Ledger, machine: &Machine, at_owner: Option<&Mach
     let mut allowed = Vec::new();
     let busy = ledger.running_jobs().any(|job| job.kind.machine() == machine.id);
     let assigned = ledger.assignments.get(&machine.id).is_some();
-    if assigned {
-        allowed.extend(["list_points", "serve_point"]);
+    if assigned && !machine.points_deleted {
+        allowed.extend(["list_points", "serve_point", "test_failover", "restore"]);
+    }
+    if !busy && !machine.points_deleted {
+        allowed.push("delete_points");
     }
     if !machine.removed {
+        allowed.push("edit");
+        if !busy {
+            allowed.push(if machine.paused { "resume" } else { "pause" });
+        }
         if at_owner.is_some_and(|report| report.state == MachineState::Replicating) {
             allowed.push("mark");
         }
         let servers = ledger.process_servers.iter().filter(|server| !server.removed).count();
-        if assigned && !busy && servers > 1 {
+        if assigned && !busy && servers > 1 && !machine.paused {
             allowed.push("move");
         }
         if !busy {
@@ -294,6 +317,7 @@ pub(super) fn served(ledger: &Ledger, served: &Served) -> ServedView {
         point: served.point.clone(),
         read_only: served.read_only,
         since: served.since,
+        test: served.test,
         exports: ledger.exports_of(served.id).map(|export| export.export.clone()).collect(),
     }
 }
@@ -309,6 +333,8 @@ pub struct ServeRequest {
     pub disks: Vec<DiskNo>,
     /// Refuse writes.
     pub read_only: bool,
+    /// It is a test failover.
+    pub test: bool,
 }
 
 /// Long work that was begun.

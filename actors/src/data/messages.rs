@@ -120,6 +120,51 @@ pub(super) struct StopServing {
     pub(super) serve: u64,
 }
 
+/// Write a point's disks to raw images. One that is under way, or done, is answered as it is.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Restoring, DataError>")]
+pub(super) struct RestorePoint {
+    /// Name of the work.
+    pub(super) restore: u64,
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Its timeline.
+    pub(super) timeline: TimelineId,
+    /// The machine's data key.
+    pub(super) data_key: DataKey,
+    /// Which point.
+    pub(super) point: PointSelector,
+    /// Which disks; empty: all that the point covers.
+    pub(super) disks: Vec<DiskNo>,
+}
+
+/// How far a restore is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Restoring {
+    /// It is under way.
+    UnderWay {
+        /// Bytes of data written.
+        done_bytes: u64,
+        /// Bytes of data there are; 0 until that is known.
+        total_bytes: u64,
+    },
+    /// It is done.
+    Done {
+        /// Where the images are.
+        directory: std::path::PathBuf,
+        /// Bytes of data in them.
+        total_bytes: u64,
+    },
+}
+
+/// Stop restoring, and throw away what was written.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(super) struct CancelRestore {
+    /// Name of the work.
+    pub(super) restore: u64,
+}
+
 /// Ask the machine's agent for a mark.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<MarkId, DataError>")]

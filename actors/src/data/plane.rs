@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, MachineSpec, find_owners};
 use super::messages::{
-    AssignMachine, ListPoints, RedirectAgent, ReleaseMachine, Report, RequestMark, ServePoint, StopServing,
+    AssignMachine, CancelRestore, ListPoints, RedirectAgent, ReleaseMachine, Report, RequestMark, RestorePoint,
+    Restoring, ServePoint, StopServing,
 };
 use super::process_server::points::PointServer;
 use super::process_server::{ProcessServer, ServerSpec};
@@ -251,6 +252,22 @@ impl DataPlane {
             }
             Command::StopServing { serve } => {
                 self.ask(StopServing { serve }).await?;
+                Ok(CommandResult::Done)
+            }
+            Command::RestorePoint { restore, machine, timeline, data_key, point, disks } => {
+                let data_key = DataKey::from_bytes(*data_key.bytes());
+                let ask = RestorePoint { restore, machine, timeline, data_key, point, disks };
+                Ok(match self.ask(ask).await?? {
+                    Restoring::UnderWay { done_bytes, total_bytes } => {
+                        CommandResult::Restoring { done_bytes, total_bytes }
+                    }
+                    Restoring::Done { directory, total_bytes } => {
+                        CommandResult::Restored { directory: directory.display().to_string(), total_bytes }
+                    }
+                })
+            }
+            Command::CancelRestore { restore } => {
+                self.ask(CancelRestore { restore }).await?;
                 Ok(CommandResult::Done)
             }
             Command::RequestMark { machine, kind, label } => {

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use actix_web::{get, web};
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpResponse, get, post, web};
+use farshore_actors::control::ledger::jobs;
 use farshore_actors::control::ledger::records::{JobId, JobKind, JobRecord, JobState};
 use farshore_actors::control::plane::ControlPlane;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::auth::Viewer;
+use crate::auth::{Operator, Viewer};
 use crate::page::{Page, PageQuery};
 use crate::problem::Problem;
 use crate::routes::machines::resolve;
 use crate::server::Api;
-use crate::show::{self, name_of};
+use crate::show::{self, name_of, operations};
 
 /// Time between looks at a job that is waited for: reading the ledger costs a lock and a few copies.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -23,24 +25,30 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub struct JobBody {
     /// Its number.
     pub id: String,
-    /// `protect`, `move`, `serve` or `stop_serving`.
+    /// `protect`, `move`, `serve`, `stop_serving`, `restore` or `delete_points`.
     pub kind: String,
     /// The machine that it is about.
     pub machine: String,
     /// The process server before, of a move.
     pub source: Option<String>,
-    /// The process server after, of a move.
+    /// The process server after, of a move; where it is restored, of a restore.
     pub target: Option<String>,
     /// The served point that it is about.
     pub served_point: Option<String>,
-    /// `running`, `done` or `failed`.
+    /// `running`, `done`, `failed` or `cancelled`.
     pub state: String,
     /// The step it is at, or was at when it ended.
     pub step: String,
+    /// The steps that it takes when nothing comes in between.
+    pub steps: Vec<String>,
     /// Steps that are over.
     pub steps_done: Vec<StepBody>,
     /// Why it failed, or why its step is being tried again.
     pub trouble: Option<String>,
+    /// How far its present step is, where that can be said.
+    pub progress: Option<ProgressBody>,
+    /// What came of it: the directory on the process server's host, of a restore.
+    pub result: Option<String>,
     /// Who asked for it.
     pub by: String,
     /// When it was made.
@@ -49,6 +57,15 @@ pub struct JobBody {
     pub updated_at: String,
     /// What may be done with it now.
     pub allowed_operations: Vec<String>,
+}
+
+/// How far something is.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct ProgressBody {
+    /// Bytes that are done.
+    pub done_bytes: u64,
+    /// Bytes that there are; 0 until that is known.
+    pub total_bytes: u64,
 }
 
 /// A step that is over.
@@ -66,8 +83,12 @@ impl From<JobRecord> for JobBody {
     fn from(job: JobRecord) -> Self {
         let (source, target) = match &job.kind {
             JobKind::Move { source, target, .. } => (Some(source.to_string()), Some(target.to_string())),
+            JobKind::Restore { process_server, .. } => (None, Some(process_server.to_string())),
             _ => (None, None),
         };
+        let allowed_operations = operations(&jobs::operations(&job));
+        let steps = job.kind.steps().iter().map(name_of).collect();
+        let progress = job.progress;
         let done = job.done.into_iter();
         let steps_done =
             done.map(|step| StepBody { step: name_of(&step.step), at: show::time(step.at), detail: step.detail });
@@ -85,7 +106,10 @@ impl From<JobRecord> for JobBody {
             by: job.by,
             created_at: show::time(job.created_at),
             updated_at: show::time(job.updated_at),
-            allowed_operations: vec![],
+            steps,
+            progress: progress.map(|at| ProgressBody { done_bytes: at.done_bytes, total_bytes: at.total_bytes }),
+            result: job.result,
+            allowed_operations,
         }
     }
 }
@@ -146,4 +170,33 @@ pub(crate) async fn get_job(
     path: web::Path<u64>,
 ) -> Result<web::Json<JobBody>, Problem> {
     Ok(web::Json(api.plane.job(JobId(*path))?.into()))
+}
+
+/// The answer to a job that was begun.
+pub(crate) fn accepted(job: JobRecord) -> HttpResponse {
+    HttpResponse::Accepted().insert_header((LOCATION, location(job.id))).json(JobBody::from(job))
+}
+
+/// Calls a job off, while nothing that it did would have to be undone.
+#[utoipa::path(tag = "jobs", params(("job" = u64, Path)),
+    responses((status = 200, body = JobBody), (status = "4XX", body = Problem)))]
+#[post("/api/v1/jobs/{job}/cancel")]
+pub(crate) async fn cancel_job(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<u64>,
+) -> Result<web::Json<JobBody>, Problem> {
+    Ok(web::Json(api.plane.cancel_job(&caller, JobId(*path)).await?.into()))
+}
+
+/// Does again, as a new job, what a job that failed or was cancelled did not.
+#[utoipa::path(tag = "jobs", params(("job" = u64, Path)),
+    responses((status = 202, body = JobBody, headers(("Location" = String))), (status = "4XX", body = Problem)))]
+#[post("/api/v1/jobs/{job}/retry")]
+pub(crate) async fn retry_job(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<u64>,
+) -> Result<HttpResponse, Problem> {
+    Ok(accepted(api.plane.retry_job(&caller, JobId(*path)).await?))
 }

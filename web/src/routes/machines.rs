@@ -1,21 +1,21 @@
 //! Machines: what is protected, how well, and by whom.
 
-use actix_web::http::header::LOCATION;
-use actix_web::{HttpResponse, delete, get, post, web};
+use actix_web::http::header::{ETAG, IF_MATCH, LOCATION};
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, post, web};
 use farshore_actors::control::fault::{Fault, FaultCode};
-use farshore_actors::control::ledger::records::AssignmentRecord;
+use farshore_actors::control::ledger::records::{AssignmentRecord, MachinePolicy};
 use farshore_actors::control::plane::ControlPlane;
 use farshore_actors::control::view::MachineView;
 use farshore_engine::control::messages::{AgentReport, MachineReport};
 use farshore_engine::ids::{MachineId, ProcessServerId};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Operator, Viewer};
 use crate::board::Board;
 use crate::page::{LIMIT_MAX, Page, PageQuery};
 use crate::problem::{Problem, RequestFault};
-use crate::routes::jobs::{JobBody, location};
+use crate::routes::jobs::{JobBody, accepted, location};
 use crate::routes::overview::RatesBody;
 use crate::server::Api;
 use crate::show::{self, HealthBody, name_of, operations};
@@ -37,6 +37,10 @@ pub struct MachineBody {
     pub health: HealthBody,
     /// How much would be lost if its site were lost now; null before the first recovery point.
     pub rpo_seconds: Option<f64>,
+    /// What is wanted of its protection.
+    pub policy: PolicyBody,
+    /// Which version of its label and policy this is: its `ETag`, and the `If-Match` of an edit.
+    pub etag: String,
     /// Who owns its log.
     pub assignment: Option<AssignmentBody>,
     /// What it writes, ships and has uploaded, in bytes a second.
@@ -142,6 +146,8 @@ impl MachineBody {
             }
         };
         Self {
+            policy: policy(&view),
+            etag: etag(view.revision),
             rates: board.rates(view.id, show::now()).into(),
             disks: view.disks.iter().map(disk).collect(),
             agent: agent(view.agent_connected, view.report.as_ref()),
@@ -229,27 +235,163 @@ pub(crate) async fn list_machines(
 
 /// One machine, by id or by a name that no other machine has.
 #[utoipa::path(tag = "machines", params(("machine" = String, Path, description = "Id, or unique name")),
-    responses((status = 200, body = MachineBody), (status = "4XX", body = Problem)))]
+    responses((status = 200, body = MachineBody, headers(("ETag" = String))), (status = "4XX", body = Problem)))]
 #[get("/api/v1/machines/{machine}")]
 pub(crate) async fn get_machine(
     _: Viewer,
     api: web::Data<Api>,
     path: web::Path<String>,
-) -> Result<web::Json<MachineBody>, Problem> {
-    let id = resolve(&api.plane, &path)?;
-    Ok(web::Json(MachineBody::of(api.plane.machine(id)?, &api.board)))
+) -> Result<HttpResponse, Problem> {
+    shown(&api, resolve(&api.plane, &path)?)
 }
 
-/// Ends a machine's protection. Its replica stays in the vault.
+fn shown(api: &Api, id: MachineId) -> Result<HttpResponse, Problem> {
+    let body = MachineBody::of(api.plane.machine(id)?, &api.board);
+    Ok(HttpResponse::Ok().insert_header((ETAG, body.etag.clone())).json(body))
+}
+
+/// What is wanted of a machine's protection. Every recovery point is kept.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct PolicyBody {
+    /// RPO from which it is in warning.
+    pub rpo_warning_seconds: u64,
+    /// RPO from which it is critical.
+    pub rpo_critical_seconds: u64,
+    /// These are the machine's own; otherwise the installation's.
+    pub own: bool,
+    /// `all`: all points are kept.
+    pub points_kept: &'static str,
+}
+
+fn policy(view: &MachineView) -> PolicyBody {
+    PolicyBody {
+        rpo_warning_seconds: view.limits.warning.as_secs(),
+        rpo_critical_seconds: view.limits.critical.as_secs(),
+        own: view.policy != MachinePolicy::default(),
+        points_kept: "all",
+    }
+}
+
+fn etag(revision: u64) -> String {
+    format!("\"{revision}\"")
+}
+
+/// An edit of a machine. What is not named stays.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MachineEdit {
+    /// Its label.
+    pub name: Option<String>,
+    /// What is wanted of its protection.
+    pub policy: Option<PolicyEdit>,
+}
+
+/// What is wanted of a machine's protection; what is not named is the installation's.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyEdit {
+    /// RPO from which it is in warning, 1 to 86400 seconds.
+    pub rpo_warning_seconds: Option<u64>,
+    /// RPO from which it is critical, 1 to 86400 seconds.
+    pub rpo_critical_seconds: Option<u64>,
+}
+
+/// Changes a machine's label and policy. `If-Match` names the version that the caller saw.
+#[utoipa::path(tag = "machines",
+    params(("machine" = String, Path, description = "Id, or unique name"),
+        ("If-Match" = String, Header, description = "The machine's `etag`")),
+    request_body = MachineEdit,
+    responses((status = 200, body = MachineBody, headers(("ETag" = String))), (status = "4XX", body = Problem)))]
+#[patch("/api/v1/machines/{machine}")]
+pub(crate) async fn edit_machine(
+    caller: Operator,
+    request: HttpRequest,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+    body: web::Json<MachineEdit>,
+) -> Result<HttpResponse, Problem> {
+    let id = resolve(&api.plane, &path)?;
+    let seen = request.headers().get(IF_MATCH).and_then(|value| value.to_str().ok());
+    let seen = seen.ok_or_else(|| Problem::of(RequestFault::PreconditionRequired, "header If-Match is missing"))?;
+    let revision =
+        seen.trim().strip_prefix('"').and_then(|seen| seen.strip_suffix('"')).and_then(|seen| seen.parse().ok());
+    let foreign = || Fault::new(FaultCode::ChangedMeanwhile, format!("If-Match {seen} is no etag of a machine"));
+    let revision = revision.ok_or_else(foreign)?;
+    let MachineEdit { name, policy } = body.into_inner();
+    let policy = policy.map(|policy| MachinePolicy {
+        rpo_warning_seconds: policy.rpo_warning_seconds,
+        rpo_critical_seconds: policy.rpo_critical_seconds,
+    });
+    api.plane.edit_machine(&caller, id, revision, name, policy).await?;
+    shown(&api, id)
+}
+
+/// Pauses a machine's protection: its writes stay on the machine until it is resumed.
 #[utoipa::path(tag = "machines", params(("machine" = String, Path, description = "Id, or unique name")),
-    responses((status = 204), (status = "4XX", body = Problem)))]
-#[delete("/api/v1/machines/{machine}")]
-pub(crate) async fn remove_machine(
+    responses((status = 200, body = MachineBody), (status = "4XX", body = Problem)))]
+#[post("/api/v1/machines/{machine}/pause")]
+pub(crate) async fn pause_machine(
     caller: Operator,
     api: web::Data<Api>,
     path: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = resolve(&api.plane, &path)?;
+    api.plane.pause(&caller, id).await?;
+    shown(&api, id)
+}
+
+/// Resumes a machine's protection: a job finds it an owner, then what was written meanwhile is sent.
+#[utoipa::path(tag = "machines", params(("machine" = String, Path, description = "Id, or unique name")),
+    responses((status = 202, body = JobBody, headers(("Location" = String))), (status = "4XX", body = Problem)))]
+#[post("/api/v1/machines/{machine}/resume")]
+pub(crate) async fn resume_machine(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let id = resolve(&api.plane, &path)?;
+    Ok(accepted(api.plane.resume(&caller, id).await?))
+}
+
+/// What becomes of a removed machine's recovery points.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PointsAfter {
+    /// They stay in the vault.
+    #[default]
+    Keep,
+    /// They are deleted for good.
+    Delete,
+}
+
+/// How a machine is removed.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveQuery {
+    /// `keep` (where nothing is said) or `delete`.
+    #[serde(default)]
+    #[param(inline)]
+    pub points: PointsAfter,
+}
+
+/// Ends a machine's protection. Its replica stays in the vault, or is deleted by the job that is answered; a machine that
+/// was removed before can be named by its id to delete its points.
+#[utoipa::path(tag = "machines",
+    params(("machine" = String, Path, description = "Id, or unique name"), RemoveQuery),
+    responses((status = 204), (status = 202, body = JobBody, headers(("Location" = String))),
+        (status = "4XX", body = Problem)))]
+#[delete("/api/v1/machines/{machine}")]
+pub(crate) async fn remove_machine(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+    query: web::Query<RemoveQuery>,
+) -> Result<HttpResponse, Problem> {
+    let id = resolve(&api.plane, &path)?;
+    if query.points == PointsAfter::Delete {
+        return Ok(accepted(api.plane.begin_delete_points(&caller, id).await?));
+    }
     api.plane.remove_machine(&caller, id).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -6,6 +6,7 @@ use actix_web::http::header::LOCATION;
 use actix_web::{HttpResponse, delete, get, post, web};
 use farshore_actors::control::fault::{Fault, FaultCode};
 use farshore_actors::control::ledger::records::{JobState, ServeId};
+use farshore_actors::control::plane::Caller;
 use farshore_actors::control::view::{ServeRequest, ServedView};
 use farshore_engine::control::messages::{Export, PointSelector};
 use farshore_engine::ids::DiskNo;
@@ -15,7 +16,7 @@ use utoipa::ToSchema;
 use crate::auth::{Operator, Viewer};
 use crate::page::{Page, PageQuery};
 use crate::problem::{self, Problem, RequestFault};
-use crate::routes::jobs::{ended, location};
+use crate::routes::jobs::{JobBody, accepted, ended, location};
 use crate::routes::machines::resolve;
 use crate::routes::points::PointBody;
 use crate::server::Api;
@@ -38,6 +39,8 @@ pub struct ServedBody {
     pub process_server: String,
     /// `starting`, `serving` or `stopping`.
     pub state: String,
+    /// It is a test failover: it is ended by its clean-up, with notes.
+    pub test_failover: bool,
     /// What was asked for: `latest`, a point's id, or a time.
     pub asked_for: String,
     /// The point that was chosen; its disks are in `exports`.
@@ -87,6 +90,7 @@ impl From<ServedView> for ServedBody {
             machine: view.machine.to_string(),
             process_server: view.process_server.to_string(),
             state: name_of(&view.state),
+            test_failover: view.test,
             asked_for: match view.selector {
                 PointSelector::Newest => "latest".into(),
                 PointSelector::Mark { mark } => mark.to_string(),
@@ -96,7 +100,7 @@ impl From<ServedView> for ServedBody {
             read_only: view.read_only,
             since: show::time(view.since),
             exports,
-            allowed_operations: vec!["stop".into()],
+            allowed_operations: vec![if view.test { "clean_up".into() } else { "stop".into() }],
         }
     }
 }
@@ -167,12 +171,16 @@ pub(crate) async fn serve_point(
     let ServeBody { machine, point, disks, read_only } = body.into_inner();
     let machine = resolve(&api.plane, &machine)?;
     let disks = disks.into_iter().map(DiskNo).collect();
-    let request = ServeRequest { machine, selector: selector(&point)?, disks, read_only };
-    let begun = api.plane.begin_serve(&caller, request).await?;
+    let request = ServeRequest { machine, selector: selector(&point)?, disks, read_only, test: false };
+    begin(&api, &caller, request, "served-points").await
+}
+
+async fn begin(api: &Api, caller: &Caller, request: ServeRequest, list: &str) -> Result<HttpResponse, Problem> {
+    let begun = api.plane.begin_serve(caller, request).await?;
     let job = ended(&api.plane, begun.job.id, SERVED_WITHIN).await?;
     let serve = begun.serve.ok_or_else(|| Problem::of(RequestFault::Internal, "the job serves nothing"))?;
     match job.state {
-        JobState::Failed => Err(problem::of_job(job.trouble.as_deref())),
+        JobState::Failed | JobState::Cancelled => Err(problem::of_job(job.trouble.as_deref())),
         JobState::Running => {
             let view = api.plane.served_point(serve)?;
             let location = location(job.id);
@@ -180,7 +188,7 @@ pub(crate) async fn serve_point(
         }
         JobState::Done => {
             let view = api.plane.served_point(serve)?;
-            let location = format!("/api/v1/served-points/{serve}");
+            let location = format!("/api/v1/{list}/{serve}");
             Ok(HttpResponse::Created().insert_header((LOCATION, location)).json(ServedBody::from(view)))
         }
     }
@@ -195,13 +203,141 @@ pub(crate) async fn stop_serving(
     api: web::Data<Api>,
     path: web::Path<u64>,
 ) -> Result<HttpResponse, Problem> {
-    let begun = api.plane.begin_stop_serving(&caller, ServeId(*path)).await?;
+    end(&api, &caller, ServeId(*path), String::new()).await
+}
+
+async fn end(api: &Api, caller: &Caller, serve: ServeId, notes: String) -> Result<HttpResponse, Problem> {
+    let begun = api.plane.begin_stop_serving(caller, serve, notes).await?;
     let job = ended(&api.plane, begun.job.id, ENDED_WITHIN).await?;
     match job.state {
         JobState::Done => Ok(HttpResponse::NoContent().finish()),
-        JobState::Failed => Err(problem::of_job(job.trouble.as_deref())),
+        JobState::Failed | JobState::Cancelled => Err(problem::of_job(job.trouble.as_deref())),
         JobState::Running => Ok(HttpResponse::Accepted().insert_header((LOCATION, location(job.id))).finish()),
     }
+}
+
+/// A test failover that is wanted.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TestFailoverBody {
+    /// The machine: id, or unique name.
+    pub machine: String,
+    /// `latest`, a point's id, or an RFC 3339 time: the newest point that was taken then or before.
+    pub point: String,
+}
+
+/// What was seen in a test failover.
+#[derive(Debug, Clone, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CleanUpBody {
+    /// Notes, at most 500 characters: they stand in the event of the clean-up.
+    #[serde(default)]
+    pub notes: String,
+}
+
+/// Longest notes, in characters.
+const NOTES_CHARS_MAX: usize = 500;
+
+/// Test failovers that are not cleaned up, in order of numbers.
+#[utoipa::path(tag = "test-failovers", params(PageQuery),
+    responses((status = 200, body = Page<ServedBody>), (status = "4XX", body = Problem)))]
+#[get("/api/v1/test-failovers")]
+pub(crate) async fn list_test_failovers(
+    _: Viewer,
+    api: web::Data<Api>,
+    query: web::Query<PageQuery>,
+) -> Result<web::Json<Page<ServedBody>>, Problem> {
+    let after = query.cursor::<u64>()?.map(ServeId);
+    Ok(web::Json(Page::of(api.plane.test_failovers(after, query.limit()?), ServedBody::from)))
+}
+
+/// One test failover.
+#[utoipa::path(tag = "test-failovers", params(("test_failover" = u64, Path)),
+    responses((status = 200, body = ServedBody), (status = "4XX", body = Problem)))]
+#[get("/api/v1/test-failovers/{test_failover}")]
+pub(crate) async fn get_test_failover(
+    _: Viewer,
+    api: web::Data<Api>,
+    path: web::Path<u64>,
+) -> Result<web::Json<ServedBody>, Problem> {
+    Ok(web::Json(test(&api, ServeId(*path))?.into()))
+}
+
+fn test(api: &Api, id: ServeId) -> Result<ServedView, Problem> {
+    let view = api.plane.served_point(id)?;
+    match view.test {
+        true => Ok(view),
+        false => {
+            Err(Fault::new(FaultCode::ServedPointUnknown, format!("served point {id} is no test failover")).into())
+        }
+    }
+}
+
+/// Begins a test failover: every disk that the point covers is exported over NBD with an overlay that takes writes. Needs
+/// neither the machine nor its agent. 201 once its exports are there; 202 with the job where that takes long.
+#[utoipa::path(tag = "test-failovers", request_body = TestFailoverBody,
+    responses((status = 201, body = ServedBody, headers(("Location" = String))),
+        (status = 202, body = ServedBody, headers(("Location" = String))), (status = "4XX", body = Problem),
+        (status = "5XX", body = Problem)))]
+#[post("/api/v1/test-failovers")]
+pub(crate) async fn begin_test_failover(
+    caller: Operator,
+    api: web::Data<Api>,
+    body: web::Json<TestFailoverBody>,
+) -> Result<HttpResponse, Problem> {
+    let machine = resolve(&api.plane, &body.machine)?;
+    let selector = selector(&body.point)?;
+    let request = ServeRequest { machine, selector, disks: vec![], read_only: false, test: true };
+    begin(&api, &caller, request, "test-failovers").await
+}
+
+/// Ends a test failover: what was written to it is thrown away, the notes are kept as an event.
+#[utoipa::path(tag = "test-failovers", params(("test_failover" = u64, Path)), request_body = CleanUpBody,
+    responses((status = 204), (status = 202, headers(("Location" = String))), (status = "4XX", body = Problem),
+        (status = "5XX", body = Problem)))]
+#[post("/api/v1/test-failovers/{test_failover}/clean-up")]
+pub(crate) async fn clean_up_test_failover(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<u64>,
+    body: web::Json<CleanUpBody>,
+) -> Result<HttpResponse, Problem> {
+    let notes = body.into_inner().notes;
+    if notes.chars().count() > NOTES_CHARS_MAX {
+        let detail = format!("notes have at most {NOTES_CHARS_MAX} characters");
+        return Err(Fault::new(FaultCode::InvalidValue, detail).into());
+    }
+    let id = test(&api, ServeId(*path))?.id;
+    end(&api, &caller, id, notes).await
+}
+
+/// A restore that is wanted.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreBody {
+    /// The machine: id, or unique name.
+    pub machine: String,
+    /// `latest`, a point's id, or an RFC 3339 time: the newest point that was taken then or before.
+    pub point: String,
+    /// Numbers of the disks; none: all that the point covers.
+    #[serde(default)]
+    pub disks: Vec<u16>,
+}
+
+/// Begins to write a point's disks to raw images at a process server. The job's `result` names their directory there.
+#[utoipa::path(tag = "restores", request_body = RestoreBody,
+    responses((status = 202, body = JobBody, headers(("Location" = String))), (status = "4XX", body = Problem)))]
+#[post("/api/v1/restores")]
+pub(crate) async fn begin_restore(
+    caller: Operator,
+    api: web::Data<Api>,
+    body: web::Json<RestoreBody>,
+) -> Result<HttpResponse, Problem> {
+    let RestoreBody { machine, point, disks } = body.into_inner();
+    let machine = resolve(&api.plane, &machine)?;
+    let disks = disks.into_iter().map(DiskNo).collect();
+    let request = ServeRequest { machine, selector: selector(&point)?, disks, read_only: true, test: false };
+    Ok(accepted(api.plane.begin_restore(&caller, request).await?))
 }
 
 #[cfg(test)]

@@ -3,5 +3,6 @@
 mod commands;
 mod live;
 mod machines;
+mod protection;
 mod refusals;
 mod rig;

@@ -259,6 +259,10 @@ impl DataPort for Played {
                 owned.serving.retain(|served| *served != serve);
                 CommandResult::Done
             }
+            Command::RestorePoint { .. } => {
+                CommandResult::Restored { directory: "/var/lib/farshore/restored/1".into(), total_bytes: 1 << 20 }
+            }
+            Command::CancelRestore { .. } => CommandResult::Done,
             Command::RequestMark { .. } => CommandResult::MarkRequested { mark: MarkId([4; 16]) },
         })
     }

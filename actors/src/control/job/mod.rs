@@ -5,13 +5,14 @@
 //!   protect       prepare ─► assign ─► adopt ─► redirect
 //!   move          prepare ─► release ─► assign ─► adopt ─► redirect
 //!   serve         carry                              adopt ──owner away too long──► assign (another owner)
-//!   stop_serving  carry
+//!   stop_serving  carry          restore  carry          delete_points  release ─► carry
 //! ```
 //!
 //! Parent: Orchestrator. An actor per running job; it ends when the job is over. Facts out: `StepOver`, `StepTrouble`,
 //! `JobFailed` into the ledger.
 
 mod ownership;
+mod restoring;
 mod serving;
 
 use std::sync::Arc;
@@ -114,6 +115,8 @@ async fn take(room: &ControlRoom, job: &JobRecord) -> StepOutcome {
     match &job.kind {
         JobKind::Protect { .. } | JobKind::Move { .. } => ownership::take(room, job).await,
         JobKind::Serve { machine, serve } => serving::serve(room, *machine, *serve).await,
+        JobKind::Restore { .. } => restoring::restore(room, job).await,
+        JobKind::DeletePoints { machine } => restoring::delete_points(room, job, *machine).await,
         JobKind::StopServing { serve, .. } => serving::stop(room, *serve).await,
     }
 }

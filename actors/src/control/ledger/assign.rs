@@ -79,7 +79,7 @@ pub fn epoch_of(ledger: &Ledger, machine: MachineId) -> Epoch {
 
 /// What an agent may know of its owner.
 pub fn told_to_agent(ledger: &Ledger, machine: MachineId) -> Option<Assignment> {
-    let timeline = ledger.machine(machine).ok()?.timeline;
+    let timeline = ledger.machine(machine).ok().filter(|machine| !machine.paused)?.timeline;
     let assignment = ledger.assignments.get(&machine).filter(|now| now.stage == AssignmentStage::Active)?;
     let server = ledger.process_servers.get(&assignment.process_server)?;
     Some(Assignment {

@@ -7,7 +7,7 @@ use farshore_engine::ids::{MachineId, ProcessServerId, TimelineId};
 use farshore_engine::record::{DISKS_MAX, DiskInfo, NAME_BYTES_MAX};
 
 use super::jobs::draft_job;
-use super::records::{JobKind, JoinToken, Machine, MachineDisk, ProcessServer, Subject};
+use super::records::{JobKind, JoinToken, Machine, MachineDisk, MachinePolicy, ProcessServer, Subject};
 use super::{Decision, Draft, Ledger, check_label, tokens};
 use crate::control::fault::{Fault, FaultCode};
 
@@ -63,6 +63,10 @@ impl Decision for EnrolMachine {
             token: token.id,
             key_sha256: self.applicant.key_sha256,
             removed: false,
+            points_deleted: false,
+            paused: false,
+            policy: MachinePolicy::default(),
+            revision: 0,
         };
         draft.put(&machine);
         self.disks.into_iter().for_each(|info| draft.put(&MachineDisk { machine: machine.id, info }));
@@ -216,6 +220,25 @@ impl Decision for RemoveMachine {
         let text =
             format!("{} ended the protection of machine '{}'. Its replica stays in the vault.", self.by, machine.name);
         draft.event(Severity::Warning, "machine_removed", Subject::Machine(self.machine), text);
+        Ok(())
+    }
+}
+
+/// A removed machine's replica is no longer in the vault.
+pub struct PointsDeleted {
+    /// The machine.
+    pub machine: MachineId,
+}
+
+impl Decision for PointsDeleted {
+    type Outcome = ();
+
+    fn decide(self, draft: &mut Draft<'_>) -> Result<(), Fault> {
+        let machine = draft.ledger.machines.get(&self.machine).filter(|machine| !machine.points_deleted);
+        let Some(machine) = machine.cloned() else { return Ok(()) };
+        let text = format!("Every recovery point of machine '{}' was deleted from the vault.", machine.name);
+        draft.put(&Machine { points_deleted: true, ..machine });
+        draft.event(Severity::Warning, "points_deleted", Subject::Machine(self.machine), text);
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ pub mod assign;
 pub mod audit;
 pub mod jobs;
 pub mod members;
+pub mod protection;
 pub mod records;
 pub mod serve;
 pub mod tokens;

@@ -112,6 +112,17 @@ pub struct Counters {
 }
 record!(Counters, "counters", (), _this => (), _key => "-".into());
 
+/// What is wanted of a machine's protection; what is not said is the installation's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinePolicy {
+    /// RPO in seconds from which it is in warning.
+    #[serde(default)]
+    pub rpo_warning_seconds: Option<u64>,
+    /// RPO in seconds from which it is critical.
+    #[serde(default)]
+    pub rpo_critical_seconds: Option<u64>,
+}
+
 /// A protected machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
@@ -130,6 +141,18 @@ pub struct Machine {
     /// No longer protected; its replica stays in the vault.
     #[serde(default)]
     pub removed: bool,
+    /// Its replica was deleted after it was removed.
+    #[serde(default)]
+    pub points_deleted: bool,
+    /// Its protection is paused.
+    #[serde(default)]
+    pub paused: bool,
+    /// What is wanted of its protection.
+    #[serde(default)]
+    pub policy: MachinePolicy,
+    /// Counts the edits of this record by callers of the API.
+    #[serde(default)]
+    pub revision: u64,
 }
 record!(Machine, "machine", MachineId, this => this.id, key => key.to_string());
 
@@ -278,6 +301,22 @@ pub enum JobKind {
         /// What is served.
         serve: ServeId,
     },
+    /// Writes a point's disks to raw images at a process server.
+    Restore {
+        /// The machine.
+        machine: MachineId,
+        /// Where.
+        process_server: ProcessServerId,
+        /// Which point.
+        selector: PointSelector,
+        /// Which disks; empty: all that the point covers.
+        disks: Vec<DiskNo>,
+    },
+    /// Deletes a removed machine's replica from the vault.
+    DeletePoints {
+        /// The machine.
+        machine: MachineId,
+    },
 }
 
 impl JobKind {
@@ -287,7 +326,9 @@ impl JobKind {
             Self::Protect { machine }
             | Self::Move { machine, .. }
             | Self::Serve { machine, .. }
-            | Self::StopServing { machine, .. } => *machine,
+            | Self::StopServing { machine, .. }
+            | Self::Restore { machine, .. }
+            | Self::DeletePoints { machine } => *machine,
         }
     }
 
@@ -295,7 +336,7 @@ impl JobKind {
     pub fn serve(&self) -> Option<ServeId> {
         match self {
             Self::Serve { serve, .. } | Self::StopServing { serve, .. } => Some(*serve),
-            Self::Protect { .. } | Self::Move { .. } => None,
+            Self::Protect { .. } | Self::Move { .. } | Self::Restore { .. } | Self::DeletePoints { .. } => None,
         }
     }
 
@@ -306,6 +347,19 @@ impl JobKind {
             Self::Move { .. } => "move",
             Self::Serve { .. } => "serve",
             Self::StopServing { .. } => "stop_serving",
+            Self::Restore { .. } => "restore",
+            Self::DeletePoints { .. } => "delete_points",
+        }
+    }
+
+    /// The steps that it takes when nothing comes in between.
+    pub fn steps(&self) -> &'static [JobStep] {
+        use JobStep::{Adopt, Assign, Carry, Prepare, Redirect, Release};
+        match self {
+            Self::Protect { .. } => &[Prepare, Assign, Adopt, Redirect],
+            Self::Move { .. } => &[Prepare, Release, Assign, Adopt, Redirect],
+            Self::DeletePoints { .. } => &[Release, Carry],
+            Self::Serve { .. } | Self::StopServing { .. } | Self::Restore { .. } => &[Carry],
         }
     }
 
@@ -343,6 +397,17 @@ pub enum JobState {
     Done,
     /// It could not be done.
     Failed,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Bytes that are done.
+    pub done_bytes: u64,
+    /// Bytes that there are.
+    pub total_bytes: u64,
 }
 
 /// A step that is over.
@@ -379,6 +444,12 @@ pub struct JobRecord {
     pub trouble: Option<String>,
     /// Who asked for it.
     pub by: String,
+    /// How far it is, where that can be said.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// What came of it: where images were written to.
+    #[serde(default)]
+    pub result: Option<String>,
 }
 record!(JobRecord, "job", JobId, this => this.id, key => format!("{:016x}", key.0));
 
@@ -474,6 +545,9 @@ pub struct Served {
     pub point: Option<PointInfo>,
     /// When it was asked for.
     pub since: Timestamp,
+    /// It is a test failover.
+    #[serde(default)]
+    pub test: bool,
 }
 record!(Served, "served", ServeId, this => this.id, key => format!("{:016x}", key.0));
 

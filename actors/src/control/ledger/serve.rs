@@ -1,10 +1,11 @@
 //! Served points: what is served where, so that it can be stopped after any restart.
 
 use farshore_engine::control::messages::{Export, PointInfo, PointSelector, Severity};
-use farshore_engine::ids::{DiskNo, MachineId};
+use farshore_engine::ids::{DiskNo, MachineId, ProcessServerId};
 use farshore_engine::record::DISKS_MAX;
 
-use super::jobs::draft_job;
+use super::jobs::{draft_job, with_points};
+use super::members::process_server;
 use super::records::{JobKind, JobRecord, ServeId, Served, ServedExport, ServedState, Subject};
 use super::{Decision, Draft, Ledger};
 use crate::control::fault::{Fault, FaultCode};
@@ -22,6 +23,10 @@ pub struct BeginServe {
     pub disks: Vec<DiskNo>,
     /// Refuse writes.
     pub read_only: bool,
+    /// Who serves it.
+    pub process_server: ProcessServerId,
+    /// It is a test failover.
+    pub test: bool,
     /// Who asks.
     pub by: String,
 }
@@ -31,12 +36,8 @@ impl Decision for BeginServe {
 
     fn decide(self, draft: &mut Draft<'_>) -> Result<Self::Outcome, Fault> {
         // A removed machine's replica may be served as well: that is what it is kept for.
-        let machine = draft.ledger.machines.get(&self.machine);
-        let machine =
-            machine.ok_or_else(|| Fault::new(FaultCode::MachineUnknown, format!("machine {}", self.machine)))?;
-        let Some(assignment) = draft.ledger.assignments.get(&self.machine) else {
-            return Err(Fault::new(FaultCode::MachineUnassigned, format!("machine '{}'", machine.name)));
-        };
+        let machine = with_points(draft.ledger, self.machine)?;
+        process_server(draft.ledger, self.process_server)?;
         if draft.ledger.served.len() >= SERVED_MAX {
             let detail = format!("{SERVED_MAX} points are served already: stop one first");
             return Err(Fault::new(FaultCode::InvalidValue, detail));
@@ -48,15 +49,20 @@ impl Decision for BeginServe {
             id: draft.next_served(),
             machine: self.machine,
             timeline: machine.timeline,
-            process_server: assignment.process_server,
+            process_server: self.process_server,
             selector: self.selector,
             disks: self.disks,
             read_only: self.read_only,
             state: ServedState::Starting,
             point: None,
             since: draft.now,
+            test: self.test,
         };
         draft.put(&served);
+        if self.test {
+            let text = format!("{} began test failover {} of machine '{}'.", self.by, served.id, machine.name);
+            draft.event(Severity::Info, "test_failover_begun", Subject::Machine(self.machine), text);
+        }
         let job = draft_job(draft, JobKind::Serve { machine: self.machine, serve: served.id }, self.by);
         Ok((served, job))
     }
@@ -92,6 +98,8 @@ impl Decision for NowServed {
 pub struct BeginStop {
     /// Which.
     pub serve: ServeId,
+    /// What was seen in a test failover; may be empty.
+    pub notes: String,
     /// Who asks.
     pub by: String,
 }
@@ -104,6 +112,11 @@ impl Decision for BeginStop {
         let kind = JobKind::StopServing { machine: served.machine, serve: served.id };
         if let Some(job) = draft.ledger.running_jobs().find(|job| job.kind == kind) {
             return Ok(job.clone());
+        }
+        if served.test {
+            let notes = if self.notes.is_empty() { "no notes" } else { &self.notes };
+            let text = format!("{} cleaned up test failover {}: {notes}", self.by, served.id);
+            draft.event(Severity::Info, "test_failover_cleaned_up", Subject::Machine(served.machine), text);
         }
         draft.put(&Served { state: ServedState::Stopping, ..served });
         Ok(draft_job(draft, kind, self.by))

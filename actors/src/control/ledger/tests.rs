@@ -286,21 +286,28 @@ fn a_served_point_is_known_until_it_is_stopped() {
         selector: PointSelector::Newest,
         disks: vec![],
         read_only: true,
+        process_server: servers[0],
+        test: false,
         by: "ops".into(),
     };
     let (served, job) = house.decide(begin).expect("begun");
     assert_eq!((served.process_server, served.state), (servers[0], ServedState::Starting));
     assert_eq!(job.kind, JobKind::Serve { machine: ids[0], serve: served.id });
-    let stop = house.decide(BeginStop { serve: served.id, by: "ops".into() }).expect("stops");
-    assert_eq!(house.decide(BeginStop { serve: served.id, by: "ops".into() }).expect("the same").id, stop.id);
+    let stop = house.decide(BeginStop { serve: served.id, notes: String::new(), by: "ops".into() }).expect("stops");
+    assert_eq!(
+        house.decide(BeginStop { serve: served.id, notes: String::new(), by: "ops".into() }).expect("the same").id,
+        stop.id
+    );
     house.decide(NotServed { serve: served.id }).expect("gone");
-    let gone = BeginStop { serve: served.id, by: "ops".into() };
+    let gone = BeginStop { serve: served.id, notes: String::new(), by: "ops".into() };
     assert_eq!(code(house.decide(gone)), FaultCode::ServedPointUnknown);
     let next = BeginServe {
         machine: ids[0],
         selector: PointSelector::Newest,
         disks: vec![],
         read_only: true,
+        process_server: servers[0],
+        test: false,
         by: "ops".into(),
     };
     assert!(house.decide(next).expect("begun").0.id > served.id, "numbers are never given twice");

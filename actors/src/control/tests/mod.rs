@@ -363,6 +363,10 @@ fn answer(inner: &mut Inner, command: Command) -> Result<CommandResult, Refusal>
             inner.serving.retain(|served| *served != serve);
             Ok(CommandResult::Done)
         }
+        Command::RestorePoint { .. } => {
+            Ok(CommandResult::Restored { directory: "/var/lib/farshore/restored/1".into(), total_bytes: 1 << 20 })
+        }
+        Command::CancelRestore { .. } => Ok(CommandResult::Done),
         Command::RequestMark { .. } => Ok(CommandResult::MarkRequested { mark: MarkId([4; 16]) }),
     }
 }

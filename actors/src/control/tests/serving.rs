@@ -4,7 +4,7 @@ use crate::control::ledger::records::ServedState;
 use crate::control::view::ServeRequest;
 
 fn newest(machine: MachineId) -> ServeRequest {
-    ServeRequest { machine, selector: PointSelector::Newest, disks: vec![], read_only: false }
+    ServeRequest { machine, selector: PointSelector::Newest, disks: vec![], read_only: false, test: false }
 }
 
 #[actix::test]
@@ -23,7 +23,7 @@ async fn a_point_is_listed_marked_served_and_stopped() {
     assert_eq!((served.state, served.exports.len()), (ServedState::Serving, 1));
     assert_eq!(served.point.expect("chosen").label, "before the upgrade");
 
-    let stop = plane.begin_stop_serving(&operator(), served.id).await.expect("begun");
+    let stop = plane.begin_stop_serving(&operator(), served.id, String::new()).await.expect("begun");
     assert_eq!(installation.over(stop.job.id).await.state, JobState::Done);
     assert_eq!(plane.served_point(served.id).expect_err("gone").code, FaultCode::ServedPointUnknown);
     assert_eq!(one.port.set(|inner| inner.serving.len()), 0);

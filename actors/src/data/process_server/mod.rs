@@ -13,6 +13,7 @@ mod cache;
 mod cpu;
 mod listen;
 pub(super) mod points;
+mod restores;
 
 use std::net::TcpListener;
 use std::sync::Arc;

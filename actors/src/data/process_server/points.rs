@@ -24,8 +24,9 @@ use slog::{Logger, info};
 use tokio::runtime::{Builder, Runtime};
 
 use super::ProcessServer;
+use super::restores::Restores;
 use crate::data::DataError;
-use crate::data::messages::{ListPoints, ServePoint, Served, StopServing};
+use crate::data::messages::{CancelRestore, ListPoints, RestorePoint, Restoring, ServePoint, Served, StopServing};
 
 /// Threads that fetch for served points.
 const FETCH_THREADS: usize = 2;
@@ -46,6 +47,7 @@ pub(in crate::data) struct PointServer {
     log: Logger,
     runtime: Option<Runtime>,
     served: Mutex<BTreeMap<u64, ServedPoint>>,
+    restores: Restores,
     /// Logs that were read lately, so that listing again reads only what is new.
     readers: tokio::sync::Mutex<BTreeMap<(MachineId, TimelineId), TimelineReader>>,
 }
@@ -76,6 +78,7 @@ impl PointServer {
             log: log.clone(),
             runtime: Some(runtime),
             served: Mutex::default(),
+            restores: Restores::default(),
             readers: tokio::sync::Mutex::default(),
         })
     }
@@ -85,6 +88,7 @@ impl PointServer {
     }
 
     pub(in crate::data) fn stop_all(&self) {
+        self.restores.stop_all();
         let served = std::mem::take(&mut *self.served.lock());
         drop(served);
     }
@@ -117,6 +121,23 @@ impl PointServer {
         }
         readers.insert((machine, timeline), reader.clone());
         Ok(reader)
+    }
+
+    async fn restore(&self, msg: RestorePoint) -> Result<Restoring, DataError> {
+        if let Some(known) = self.restores.look(msg.restore) {
+            return known;
+        }
+        let reader = self.reader(msg.machine, msg.timeline, &msg.data_key).await?;
+        let point = choose(&reader, msg.point).ok_or(DataError::PointUnknown(msg.machine))?;
+        if let Some(missing) = msg.disks.iter().find(|disk| !point.disks.contains(disk)) {
+            return Err(DataError::DiskUnknown(*missing));
+        }
+        let handle = self.runtime.as_ref().expect("there until it is dropped").handle();
+        let directory = self.dir.join("restored").join(msg.restore.to_string());
+        info!(self.log, "a point is being restored"; "restore" => msg.restore, "machine" => %msg.machine,
+            "mark" => %point.id, "directory" => %directory.display());
+        self.restores.begin(msg.restore, directory, reader, point, msg.disks, handle);
+        Ok(Restoring::UnderWay { done_bytes: 0, total_bytes: 0 })
     }
 
     async fn list(&self, msg: ListPoints, key: DataKey) -> Result<PointsPage, DataError> {
@@ -231,6 +252,25 @@ impl Handler<ServePoint> for ProcessServer {
         self.chaos();
         let points = self.spec.points.clone();
         Box::pin(async move { points.serve(msg).await })
+    }
+}
+
+impl Handler<RestorePoint> for ProcessServer {
+    type Result = ResponseFuture<Result<Restoring, DataError>>;
+
+    fn handle(&mut self, msg: RestorePoint, _: &mut Self::Context) -> Self::Result {
+        self.chaos();
+        let points = self.spec.points.clone();
+        Box::pin(async move { points.restore(msg).await })
+    }
+}
+
+impl Handler<CancelRestore> for ProcessServer {
+    type Result = ();
+
+    fn handle(&mut self, msg: CancelRestore, _: &mut Self::Context) {
+        self.chaos();
+        self.spec.points.restores.cancel(msg.restore);
     }
 }
 

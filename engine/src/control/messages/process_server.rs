@@ -101,6 +101,27 @@ pub enum Command {
         /// What was served.
         serve: u64,
     },
+    /// Write a point's disks to raw images. The same `restore` again tells how far it is.
+    RestorePoint {
+        /// Name of the work, the configuration server's.
+        restore: u64,
+        /// The machine.
+        machine: MachineId,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The machine's data key, for memory only.
+        data_key: WireKey,
+        /// Which point.
+        point: PointSelector,
+        /// Which disks; empty: all that the point covers.
+        #[serde(default)]
+        disks: Vec<DiskNo>,
+    },
+    /// Stop restoring. What was written is thrown away; one that is not known is no error.
+    CancelRestore {
+        /// Name of the work.
+        restore: u64,
+    },
     /// Ask the machine's agent for a mark.
     RequestMark {
         /// The machine.
@@ -143,6 +164,20 @@ pub enum CommandResult {
         point: PointInfo,
         /// Its disks.
         exports: Vec<Export>,
+    },
+    /// To `RestorePoint`: it is under way.
+    Restoring {
+        /// Bytes of data written.
+        done_bytes: u64,
+        /// Bytes of data there are; 0 until that is known.
+        total_bytes: u64,
+    },
+    /// To `RestorePoint`: it is done.
+    Restored {
+        /// Where the images are, on the process server's host.
+        directory: String,
+        /// Bytes of data in them.
+        total_bytes: u64,
     },
     /// To `RequestMark`.
     MarkRequested {
