@@ -99,12 +99,22 @@ impl Listen {
     }
 }
 
+/// What `config-server` takes.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct ConfigServerArgs {
+    #[command(flatten)]
+    listen: Listen,
+    #[command(subcommand)]
+    command: Option<commands::recover::ConfigServerCommand>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Configuration server and process server in one process.
     Up(Listen),
     /// The configuration server alone.
-    ConfigServer(Listen),
+    ConfigServer(ConfigServerArgs),
     /// A process server alone.
     ProcessServer {
         #[command(flatten)]
@@ -160,9 +170,9 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Outcome {
     let mut flags = cli.global.flags();
     match &cli.command {
-        Command::Up(listen) | Command::ConfigServer(listen) | Command::ProcessServer { listen, .. } => {
-            listen.add_to(&mut flags);
-        }
+        Command::Up(listen)
+        | Command::ConfigServer(ConfigServerArgs { listen, .. })
+        | Command::ProcessServer { listen, .. } => listen.add_to(&mut flags),
         _ => {}
     }
     let loaded = settings::load(cli.global.config.as_deref(), &flags)?;
@@ -172,7 +182,10 @@ fn run(cli: &Cli) -> Outcome {
     let stop = || stop::listen(&logger);
     match &cli.command {
         Command::Up(listen) => commands::servers::up(settings, &logger, &stop()?, listen.enable_chaos),
-        Command::ConfigServer(listen) => {
+        Command::ConfigServer(ConfigServerArgs { command: Some(command), .. }) => {
+            commands::recover::run(command, settings, &logger)
+        }
+        Command::ConfigServer(ConfigServerArgs { listen, .. }) => {
             commands::servers::config_server(settings, &logger, &stop()?, listen.enable_chaos)
         }
         Command::ProcessServer { args, listen } => {

@@ -234,22 +234,20 @@ async fn an_operator_asks_for_a_mark_and_serves_it() {
         point: PointSelector::Mark { mark },
         disks: Vec::new(),
     };
-    let restored = std::sync::Mutex::new(None);
+    let restored = parking_lot::Mutex::new(None);
     until("the point is restored to images", async || match server.plane.execute(restore.clone()).await.unwrap() {
         CommandResult::Restored { directory, total_bytes } => {
-            *restored.lock().unwrap() = Some((directory, total_bytes));
+            *restored.lock() = Some((directory, total_bytes));
             true
         }
         CommandResult::Restoring { .. } => false,
         other => panic!("{other:?}"),
     })
     .await;
-    let (directory, total_bytes) = restored.lock().unwrap().take().unwrap();
+    let (directory, total_bytes) = restored.lock().take().unwrap();
     assert!(total_bytes > 0);
-    let mut images: Vec<Vec<u8>> = std::fs::read_dir(&directory)
-        .unwrap()
-        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
-        .collect();
+    let mut images: Vec<Vec<u8>> =
+        std::fs::read_dir(&directory).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect();
     let mut wanted: Vec<Vec<u8>> = taken.disks.values().cloned().collect();
     images.sort();
     wanted.sort();

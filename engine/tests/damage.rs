@@ -10,6 +10,7 @@ use farshore_engine::ids::{MachineId, TimelineId};
 use farshore_engine::record::{RecordAt, take_records};
 use farshore_engine::section::Section;
 use farshore_engine::vault::about::About;
+use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
 use farshore_engine::vault::keys::{KeyObject, KeysError};
 use farshore_engine::vault::manifest::Manifest;
@@ -37,12 +38,17 @@ fn read_manifest(bytes: &Bytes) -> Result<String, String> {
     Ok(format!("{manifest:?}"))
 }
 
+fn read_catalog(bytes: &Bytes) -> Result<String, String> {
+    let catalog = Catalog::open(GENERATION, bytes, &vault_key()).map_err(|error| error.to_string())?;
+    Ok(format!("{catalog:?} {:?}", catalog.records))
+}
+
 fn read_keys(bytes: &Bytes) -> Result<String, String> {
     let keys = KeyObject::parse(bytes).and_then(|keys| keys.open(&vault_key())).map_err(|error| error.to_string())?;
     Ok(format!("{keys:?}"))
 }
 
-static OBJECTS: LazyLock<[Object; 6]> = LazyLock::new(|| {
+static OBJECTS: LazyLock<[Object; 7]> = LazyLock::new(|| {
     [
         ("segment", segment(), read_log_object),
         ("fence", fence(), read_log_object),
@@ -50,6 +56,7 @@ static OBJECTS: LazyLock<[Object; 6]> = LazyLock::new(|| {
         ("about", about_bytes(), read_about),
         ("manifest", manifest_bytes(), read_manifest),
         ("keys", keys_bytes(), read_keys),
+        ("catalog", catalog_bytes(), read_catalog),
     ]
 });
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use farshore_engine::vault::about::About;
+use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::keys::KeyObject;
 use farshore_engine::vault::manifest::Manifest;
 use farshore_engine::vault::segment::Footer;
@@ -61,6 +62,12 @@ fn a_machines_description_has_the_bytes_of_version_1_and_gives_its_data_key() {
 fn a_manifest_has_the_bytes_of_version_1() {
     let file = golden("manifest", &manifest_bytes());
     assert_eq!(Manifest::open(MACHINE, TIMELINE, &file, &data_key()), Ok(manifest()));
+}
+
+#[test]
+fn a_catalog_snapshot_has_the_bytes_of_version_1() {
+    let file = golden("catalog", &catalog_bytes());
+    assert_eq!(Catalog::open(GENERATION, &file, &vault_key()), Ok(catalog()));
 }
 
 #[test]

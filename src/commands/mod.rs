@@ -5,5 +5,6 @@ pub(crate) mod chaos;
 pub(crate) mod config;
 pub(crate) mod ctl;
 pub(crate) mod demo;
+pub(crate) mod recover;
 pub(crate) mod servers;
 pub(crate) mod vault;

@@ -54,7 +54,7 @@ pub(crate) struct ProcessServerArgs {
     /// Its label.
     #[arg(long, default_value = "process server")]
     name: String,
-    /// The configuration server's control address (host:port), for the first start; give it once for each.
+    /// The configuration server's control address (host:port), once for each. Needed for the first start, and when it has moved.
     #[arg(long = "server")]
     servers: Vec<String>,
     /// Join token, for the first start.
@@ -255,13 +255,14 @@ struct NodeStart<'a> {
     vault: &'a Vault,
     name: String,
     join: Option<JoinTicketIn>,
+    servers: Vec<String>,
     advertise: Vec<String>,
     chaos: Arc<Chaos>,
     log: &'a Logger,
 }
 
 async fn start_node(start: NodeStart<'_>) -> Result<ProcessServerNode, Failure> {
-    let NodeStart { settings, vault, name, join, advertise, chaos, log } = start;
+    let NodeStart { settings, vault, name, join, servers, advertise, chaos, log } = start;
     let mut limits = DataLimits::default();
     limits.cache.budget_bytes = settings.cache.bytes_max;
     limits.sequencer.seal_interval = Duration::from_millis(settings.segment.seal_interval_ms);
@@ -270,6 +271,7 @@ async fn start_node(start: NodeStart<'_>) -> Result<ProcessServerNode, Failure> 
         dir: settings.state_dir.join("process-server"),
         name,
         join,
+        control_addresses: servers,
         replication_listen: settings.listen.replication,
         replication_addresses: advertise,
         vault: vault.store.clone(),
@@ -316,8 +318,10 @@ pub(crate) fn up(settings: &Settings, log: &Logger, stop: &Arc<AtomicBool>, chao
         let chaos = Arc::new(Chaos::new(chaos));
         let control = Control::start(settings, &vault, log, chaos.clone()).await?;
         let join = Some(control.own_ticket().await?);
+        let servers = vec![control.server.control_address().to_string()];
         let (name, advertise) = ("built-in".to_owned(), Vec::new());
-        let node = start_node(NodeStart { settings, vault: &vault, name, join, advertise, chaos, log }).await?;
+        let node =
+            start_node(NodeStart { settings, vault: &vault, name, join, servers, advertise, chaos, log }).await?;
         let mut endpoints = control.endpoints();
         endpoints["replication"] = node.replication_address().to_string().into();
         write_endpoints(&settings.state_dir, &endpoints)?;
@@ -377,8 +381,9 @@ pub(crate) fn process_server(
     let vault = open_vault(settings)?;
     actix_rt::System::new().block_on(async {
         let chaos = Arc::new(Chaos::new(chaos));
-        let (name, advertise) = (args.name.clone(), args.advertise.clone());
-        let node = start_node(NodeStart { settings, vault: &vault, name, join, advertise, chaos, log }).await?;
+        let (name, servers, advertise) = (args.name.clone(), args.servers.clone(), args.advertise.clone());
+        let node =
+            start_node(NodeStart { settings, vault: &vault, name, join, servers, advertise, chaos, log }).await?;
         let address: SocketAddr = node.replication_address();
         let endpoints = json!({
             "pid": std::process::id(),

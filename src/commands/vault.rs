@@ -1,7 +1,7 @@
 //! `farshore vault ls | verify | restore | serve`: everything of a vault with nothing but the vault and one of its keys.
 //! No server, no state directory, no configuration is needed.
 
-mod access;
+pub(super) mod access;
 mod ls;
 mod restore;
 mod serve;

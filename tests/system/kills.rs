@@ -50,7 +50,7 @@ fn counter(status: &Value, name: &str) -> u64 {
 }
 
 /// What the scanner read after the agent's last start is bounded by what was hot then. // I5
-fn assert_bounded_rescan(status: &Value) {
+pub(crate) fn assert_bounded_rescan(status: &Value) {
     let rescanned = counter(status, "rescanned_bytes");
     let hot_at_start = counter(status, "hot_bytes_at_start");
     let disk_bytes = counter(status, "size_bytes");

@@ -8,6 +8,7 @@ mod mounted;
 mod mounts;
 mod moves;
 mod outages;
+mod recover;
 mod restarts;
 mod rig;
 mod vault_alone;

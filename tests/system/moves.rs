@@ -45,7 +45,7 @@ fn owner(rig: &Rig, site: &Site, machine: &Machine) -> (String, u64) {
     (server.to_owned(), assignment["epoch"].as_u64().unwrap_or_else(|| panic!("no epoch in {shown}")))
 }
 
-fn move_to(rig: &Rig, site: &Site, machine: &Machine, target: &str) {
+pub(crate) fn move_to(rig: &Rig, site: &Site, machine: &Machine, target: &str) {
     let (before, epoch) = owner(rig, site, machine);
     if before == target {
         return;

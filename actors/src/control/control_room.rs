@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -16,11 +17,12 @@ use slog::Logger;
 use tokio::sync::watch;
 
 use super::fault::{Fault, FaultCode};
+use super::ledger::records::{Counters, EventRecord, JobRecord, Record as _, Served, ServedExport};
 use super::ledger::{Decision, Ledger};
 use super::live::Live;
 use super::orchestrator::{Decide, Orchestrator};
 use super::process_server_link::{Execute, ProcessServerLink};
-use super::state::StateStore;
+use super::state::{Batch, StateStore};
 use super::vault_keeper::VaultKeeper;
 use crate::supervise::Chaos;
 
@@ -68,7 +70,19 @@ pub struct ControlRoom {
     orchestrator: watch::Sender<Option<Addr<Orchestrator>>>,
     links: RwLock<BTreeMap<ProcessServerId, Addr<ProcessServerLink>>>,
     fatal: watch::Sender<Option<String>>,
+    changes: Changes,
 }
+
+/// How often the ledger changed.
+#[derive(Debug, Default)]
+struct Changes {
+    all: AtomicU64,
+    lasting: AtomicU64,
+}
+
+/// Tables that tell of what goes on, and are no loss to a configuration server that is brought back.
+const PASSING_TABLES: [&str; 5] =
+    [JobRecord::TABLE, EventRecord::TABLE, Counters::TABLE, Served::TABLE, ServedExport::TABLE];
 
 impl ControlRoom {
     /// An empty room; the Orchestrator fills it.
@@ -93,6 +107,7 @@ impl ControlRoom {
             orchestrator: watch::Sender::new(None),
             links: RwLock::default(),
             fatal: watch::Sender::new(None),
+            changes: Changes::default(),
         }
     }
 
@@ -105,6 +120,21 @@ impl ControlRoom {
     /// What is so now. Hold it shortly.
     pub fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.live.read_recursive()
+    }
+
+    /// Counts a batch that was applied.
+    pub(super) fn count_change(&self, batch: &Batch) {
+        let passing =
+            |key: &str| PASSING_TABLES.iter().any(|table| key.split_once('/').is_some_and(|(own, _)| own == *table));
+        self.changes.all.fetch_add(1, Relaxed);
+        if batch.changes().iter().any(|change| !passing(change.key())) {
+            self.changes.lasting.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Changes so far: all of them, and those that a configuration server must not forget.
+    pub(super) fn changes(&self) -> (u64, u64) {
+        (self.changes.all.load(Relaxed), self.changes.lasting.load(Relaxed))
     }
 
     pub(super) fn with_ledger<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {

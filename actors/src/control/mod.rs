@@ -19,6 +19,7 @@ pub mod live;
 pub mod membership;
 pub mod node;
 pub mod plane;
+pub mod recover;
 pub mod secret_file;
 pub mod server;
 pub mod state;
@@ -26,6 +27,7 @@ pub mod vault_door;
 pub mod vault_keeper;
 pub mod view;
 
+mod catalog_keeper;
 mod control_listener;
 mod enrolment;
 mod job;

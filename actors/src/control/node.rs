@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub name: String,
     /// Token, address and fingerprint for the first start; not needed once it is a member.
     pub join: Option<JoinTicketIn>,
+    /// Where the configuration server is as far as the operator knows (`host:port`): tried first, and remembered.
+    pub control_addresses: Vec<String>,
     /// Where agents connect; port 0 takes a free one.
     pub replication_listen: SocketAddr,
     /// Where agents are told to connect (`host:port`). Empty: the address that is listened on.
@@ -110,7 +112,8 @@ impl ProcessServerNode {
         if told.is_empty() && config.replication_listen.ip().is_unspecified() {
             return Err(NodeError::NoAddress(config.replication_listen));
         }
-        let member = Membership::open_or_join(dir, join.as_ref(), name, told, program_version).await?;
+        let mut member = Membership::open_or_join(dir, join.as_ref(), name, told, program_version).await?;
+        member.remember_addresses(&config.control_addresses)?;
         check_vault(&config.vault, member.vault).await?;
         let shared = SharedIdentity::new(&member.identity)?;
         let tls = tls::server_config(&shared, member.identity.authority(), ClientAuth::Required)?;

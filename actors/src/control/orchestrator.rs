@@ -178,6 +178,7 @@ impl Orchestrator {
 
     fn committed(&mut self, batch: &Batch, ctx: &mut Context<Self>) {
         self.room.with_ledger(|ledger| ledger.apply(batch));
+        self.room.count_change(batch);
         self.life.progress();
         self.upkeep(ctx);
     }

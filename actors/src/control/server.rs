@@ -6,8 +6,7 @@
 //!   <state dir>/admin.token      a token for `farshore ctl` on this host (0600)
 //! ```
 //!
-//! Start: state store, vault, authority, Orchestrator, listener. A root actor keeps Orchestrator and listener alive; when
-//! it cannot, or the state store fails, [`ConfigServer::failed`] says why and the process must end.
+//! Start: state store, vault, authority, Orchestrator, listener, CatalogKeeper. A root actor keeps them alive; when it cannot, or the state store fails, [`ConfigServer::failed`] says why and the process must end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +25,7 @@ use slog::{Logger, info, warn};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::catalog_keeper::CatalogKeeper;
 use super::control_listener::{ControlListener, ListenerSpec};
 use super::control_room::{ControlPolicy, ControlRoom};
 use super::fault::Fault;
@@ -291,11 +291,12 @@ fn authority(state_dir: &Path) -> Result<CertificateAuthority, StartError> {
     }
 }
 
-/// Keeps the Orchestrator and the listener alive.
+/// Keeps the Orchestrator, the listener and the catalog's keeper alive.
 struct Root {
     spec: ListenerSpec,
     orchestrators: Warden<Orchestrator>,
     listeners: Warden<ControlListener>,
+    catalogs: Warden<CatalogKeeper>,
 }
 
 fn start_root(arbiters: &Arbiters, spec: ListenerSpec) -> Abort {
@@ -304,7 +305,8 @@ fn start_root(arbiters: &Arbiters, spec: ListenerSpec) -> Abort {
         let log = spec.room.log.clone();
         let policy = RestartPolicy::default();
         let orchestrators = Warden::new(log.clone(), Placement::WithParent, policy.clone());
-        Root { spec, orchestrators, listeners: Warden::new(log, Placement::WithParent, policy) }
+        let listeners = Warden::new(log.clone(), Placement::WithParent, policy.clone());
+        Root { spec, orchestrators, listeners, catalogs: Warden::new(log, Placement::WithParent, policy) }
     };
     let tell = move |ending| room.fail(format!("the configuration server's root actor ended: {ending}"));
     let arbiter = arbiters.handles().first().cloned().expect("at least one arbiter was started");
@@ -317,9 +319,34 @@ impl Actor for Root {
     fn started(&mut self, ctx: &mut Self::Context) {
         attend::<Self, Orchestrator>(self, ctx);
         attend::<Self, ControlListener>(self, ctx);
+        attend::<Self, CatalogKeeper>(self, ctx);
         let spec = self.spec.clone();
         Warden::<Orchestrator>::admit(self, 0, spec.room.clone(), ctx);
+        Warden::<CatalogKeeper>::admit(self, 0, spec.room.clone(), ctx);
         Warden::<ControlListener>::admit(self, 0, spec, ctx);
+    }
+}
+
+/// How long a keeper of the catalog rests that keeps failing: replication goes on without it.
+const CATALOG_REST: Duration = Duration::from_secs(60);
+
+impl Parent<CatalogKeeper> for Root {
+    fn warden(&mut self) -> &mut Warden<CatalogKeeper> {
+        &mut self.catalogs
+    }
+
+    fn child_lost(&mut self, _: &u8, loss: Loss, ctx: &mut Context<Self>) {
+        if let Loss::GaveUp { .. } = loss {
+            ctx.run_later(CATALOG_REST, |this, ctx| Warden::<CatalogKeeper>::resume(this, &0, ctx));
+        }
+    }
+}
+
+impl Handler<Ended<CatalogKeeper>> for Root {
+    type Result = ();
+
+    fn handle(&mut self, msg: Ended<CatalogKeeper>, ctx: &mut Self::Context) {
+        on_ended(self, &msg, ctx);
     }
 }
 

@@ -9,6 +9,7 @@ use farshore_engine::control::messages::WireKey;
 use farshore_engine::ids::{MachineId, TimelineId, VaultId};
 use farshore_engine::record::DiskInfo;
 use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
+use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
 use farshore_engine::vault::layout::{self, ObjectName};
 use farshore_engine::vault::store::{ObjectStore, PutOutcome, StoreError};
@@ -45,7 +46,23 @@ pub trait VaultKeeper: Send + Sync {
 
     /// Deletes every object of a machine, its key last; answers how many there were. May be done twice.
     async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault>;
+
+    /// Writes the next snapshot of the configuration server's state, reads it back, then removes those that are too
+    /// many. Durable on return.
+    async fn keep_catalog(&self, catalog: &Catalog) -> Result<KeptCatalog, Fault>;
 }
+
+/// A snapshot that is in the vault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptCatalog {
+    /// The newest generation that was there before.
+    pub before: Option<u64>,
+    /// The one that was written.
+    pub generation: u64,
+}
+
+/// Snapshots that are kept. Chosen: as many as exports of the state: the newest may be of the damage it shall heal.
+const CATALOGS_KEPT: usize = 3;
 
 /// Keeps data keys in the vault itself, wrapped by the vault key.
 pub struct StoreKeeper {
@@ -61,15 +78,15 @@ impl StoreKeeper {
         Self { store, vault, key, known: Mutex::default() }
     }
 
-    /// The highest generation of a machine's description.
-    async fn newest_about(&self, machine: MachineId) -> Result<Option<u64>, Fault> {
-        let (prefix, mut after, mut newest) = (layout::about_prefix(machine), None, None);
+    /// The generations right under a prefix, in order.
+    async fn generations(&self, prefix: &str) -> Result<Vec<u64>, Fault> {
+        let (mut after, mut found) = (None, Vec::new());
         loop {
-            let page = self.store.list(&prefix, after.as_ref(), 1000).await.map_err(unavailable)?;
-            newest = page.iter().filter_map(|listed| listed.name.number()).max().max(newest);
+            let page = self.store.list(prefix, after.as_ref(), 1000).await.map_err(unavailable)?;
+            found.extend(page.iter().filter_map(|listed| listed.name.number()));
             match page.last() {
                 Some(last) if page.len() == 1000 => after = Some(last.name.clone()),
-                _ => return Ok(newest),
+                _ => return Ok(found),
             }
         }
     }
@@ -115,7 +132,8 @@ impl VaultKeeper for StoreKeeper {
             return Ok(key.clone());
         }
         let missing = || Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}"));
-        let generation = self.newest_about(machine).await?.ok_or_else(missing)?;
+        let generations = self.generations(&layout::about_prefix(machine)).await?;
+        let generation = generations.last().copied().ok_or_else(missing)?;
         let (bytes, _) = self.store.get(&ObjectName::about(machine, generation)).await.map_err(unavailable)?;
         let opened =
             About::open(machine, generation, &bytes, &self.key).and_then(|about| about.unwrap_data_key(&self.key));
@@ -131,6 +149,31 @@ impl VaultKeeper for StoreKeeper {
         let deleted = self.delete_all(&layout::machine_prefix(machine), &about).await?;
         self.known.lock().remove(&machine);
         Ok(deleted + self.delete_all(&about, "\n").await?)
+    }
+
+    async fn keep_catalog(&self, catalog: &Catalog) -> Result<KeptCatalog, Fault> {
+        let generations = self.generations(&layout::catalog_prefix()).await?;
+        let before = generations.last().copied();
+        let generation = before.map_or(1, |before| before + 1);
+        let (name, bytes) = catalog.seal(generation, &self.key, &mut OsChance);
+        let token = format!("catalog-{}", blake3::hash(&bytes).to_hex());
+        let rival =
+            || Fault::new(FaultCode::VaultUnavailable, format!("{name} was written by somebody else meanwhile"));
+        match self.store.put_if_absent(&name, &token, bytes).await.map_err(unavailable)? {
+            PutOutcome::Created => {}
+            PutOutcome::AlreadyExists => return Err(rival()),
+        }
+        // What shall replace the older ones must be readable before they go.
+        let (bytes, _) = self.store.get(&name).await.map_err(unavailable)?;
+        let back = Catalog::open(generation, &bytes, &self.key);
+        let back = back.map_err(|error| Fault::new(FaultCode::VaultUnavailable, format!("{name}: {error}")))?;
+        if back != *catalog {
+            return Err(rival());
+        }
+        for old in generations.iter().rev().skip(CATALOGS_KEPT - 1) {
+            self.store.delete(&ObjectName::catalog(*old)).await.map_err(unavailable)?;
+        }
+        Ok(KeptCatalog { before, generation })
     }
 }
 
@@ -156,6 +199,7 @@ impl StoreKeeper {
 pub struct MemoryKeeper {
     keys: Mutex<HashMap<MachineId, WireKey>>,
     locked: Mutex<bool>,
+    catalogs: Mutex<u64>,
 }
 
 impl MemoryKeeper {
@@ -196,5 +240,13 @@ impl VaultKeeper for MemoryKeeper {
     async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault> {
         self.open()?;
         Ok(self.keys.lock().remove(&machine).map_or(0, |_| 1))
+    }
+
+    async fn keep_catalog(&self, _: &Catalog) -> Result<KeptCatalog, Fault> {
+        self.open()?;
+        let mut generation = self.catalogs.lock();
+        let before = (*generation > 0).then_some(*generation);
+        *generation += 1;
+        Ok(KeptCatalog { before, generation: *generation })
     }
 }

@@ -1,6 +1,7 @@
 //! The vault: what lies in the object store, how it is written and how it is read.
 
 pub mod about;
+pub mod catalog;
 pub mod crypto;
 pub mod envelope;
 pub mod keys;

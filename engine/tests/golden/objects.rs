@@ -1,6 +1,8 @@
 //! One object of every kind, made of fixed keys, times and chance: what the golden files hold, and what the damage
 //! tests damage.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use farshore_engine::digest::digests;
 use farshore_engine::ids::{
@@ -9,6 +11,7 @@ use farshore_engine::ids::{
 use farshore_engine::record::{DiskInfo, GapReason, Mark, MarkKind, Record, RecordAt};
 use farshore_engine::section::{SectionBuilder, WriteKind};
 use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
+use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
 use farshore_engine::vault::keys::{KeyObject, PassphraseCost, RecoveryKey};
 use farshore_engine::vault::manifest::{Manifest, Pin, PinKind};
@@ -198,6 +201,20 @@ pub(crate) fn keys() -> KeyObject {
 
 pub(crate) fn about_bytes() -> Bytes {
     about().seal(GENERATION, &vault_key(), &mut Fixed(3)).1
+}
+
+pub(crate) fn catalog() -> Catalog {
+    Catalog {
+        vault: VaultId([0xdd; 16]),
+        created_at: Timestamp(1_700_000_006_000_000),
+        authority_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+        authority_key_pem: "-----BEGIN PRIVATE KEY-----\n".to_owned().into(),
+        records: BTreeMap::from([("counters/-".to_owned(), r#"{"job":1,"event":2,"served":3}"#.to_owned())]),
+    }
+}
+
+pub(crate) fn catalog_bytes() -> Bytes {
+    catalog().seal(GENERATION, &vault_key(), &mut Fixed(6)).1
 }
 
 pub(crate) fn manifest_bytes() -> Bytes {

@@ -22,7 +22,7 @@ use crate::exit::{ExitKind, Failure};
 
 /// Where the vault is and what opens it.
 #[derive(Debug, Args)]
-pub(super) struct Access {
+pub(in crate::commands) struct Access {
     /// The vault: a folder, or file:///path.
     #[arg(long, value_name = "PATH")]
     vault: String,
@@ -74,14 +74,14 @@ pub(super) struct Chosen {
 }
 
 /// The runtime that a vault command works on.
-pub(super) fn runtime() -> Result<Runtime, Failure> {
+pub(in crate::commands) fn runtime() -> Result<Runtime, Failure> {
     let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     built.map_err(|error| Failure::failed(format!("start the worker threads: {error}")))
 }
 
 impl Access {
     /// Opens the vault for reading. Blocks.
-    pub(super) fn open(&self, runtime: &Runtime) -> Result<OpenVault, Failure> {
+    pub(in crate::commands) fn open(&self, runtime: &Runtime) -> Result<OpenVault, Failure> {
         let credential = self.key.credential()?;
         let path = match self.vault.split_once("://") {
             Some(("file", path)) => Path::new(path),

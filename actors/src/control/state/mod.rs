@@ -37,6 +37,15 @@ pub enum Change {
     Delete(String),
 }
 
+impl Change {
+    /// Which record it is about.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+}
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {

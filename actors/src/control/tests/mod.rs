@@ -4,6 +4,7 @@ mod bad_input;
 mod healing;
 mod moving;
 mod real_nodes;
+mod recovery;
 mod serving;
 
 use std::collections::BTreeMap;

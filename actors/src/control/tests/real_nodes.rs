@@ -17,6 +17,7 @@ impl Rig {
             dir: self.dir(name),
             name: name.into(),
             join,
+            control_addresses: vec![],
             replication_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             replication_addresses: vec![],
             vault: Arc::new(FolderStore::open(&vault, tokio::runtime::Handle::current()).expect("a folder")),

@@ -14,9 +14,10 @@ use super::error::{Damage, ReadError};
 use super::segment_view::LogSource;
 use crate::ids::{MachineId, VaultId};
 use crate::vault::about::About;
+use crate::vault::catalog::Catalog;
 use crate::vault::crypto::VaultKey;
 use crate::vault::keys::{KeyObject, KeysError, RecoveryKey};
-use crate::vault::layout::{ObjectName, about_prefix, keys_prefix, machines_prefix};
+use crate::vault::layout::{ObjectName, about_prefix, catalog_prefix, keys_prefix, machines_prefix};
 use crate::vault::store::{ObjectStore, StoreError};
 
 /// What opens a vault.
@@ -173,6 +174,25 @@ impl OpenVault {
         let generation = name.number().unwrap_or(0);
         let about = About::open(machine, generation, &bytes, &self.key).map_err(Damage::from);
         Ok(about.and_then(|about| about.unwrap_data_key(&self.key).map_err(Damage::from).map(|_| about)))
+    }
+
+    /// The newest snapshot of the configuration server's state that can be read, with its generation; and those above
+    /// it that cannot.
+    pub async fn catalog(&self) -> Result<(Option<(u64, Catalog)>, Vec<BadObject>), ReadError> {
+        let mut damaged = Vec::new();
+        for name in generations(&*self.store, &catalog_prefix()).await.map_err(ReadError::Store)? {
+            let generation = name.number().unwrap_or(0);
+            let opened = match self.store.get(&name).await.map_err(|error| ReadError::store(&name, error)) {
+                Ok((bytes, _)) => Catalog::open(generation, &bytes, &self.key).map_err(Damage::from),
+                Err(ReadError::Damaged { damage, .. }) => Err(damage),
+                Err(other) => return Err(other),
+            };
+            match opened {
+                Ok(catalog) => return Ok((Some((generation, catalog)), damaged)),
+                Err(damage) => damaged.push(BadObject { object: name, damage }),
+            }
+        }
+        Ok((None, damaged))
     }
 
     /// The logs of a described machine.

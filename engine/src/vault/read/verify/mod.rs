@@ -33,7 +33,7 @@ use super::slots::{FilledSlot, find_slots};
 use super::timeline::TimelineReader;
 use crate::ids::{MachineId, Slot, TimelineId};
 use crate::vault::about::About;
-use crate::vault::envelope::{self, EnvelopeKind};
+use crate::vault::catalog::Catalog;
 use crate::vault::layout::ObjectName;
 use crate::vault::manifest::Manifest;
 use crate::vault::store::{ObjectStore, StoreError};
@@ -182,9 +182,7 @@ impl Verify<'_> {
         let key = self.vault.key().clone();
         for name in names {
             let Some(bytes) = self.small(name).await? else { continue };
-            let opened: Result<serde_json::Value, _> =
-                envelope::open(EnvelopeKind::Catalog, name, &bytes, |salt| key.catalog_key(salt));
-            if let Err(error) = opened {
+            if let Err(error) = Catalog::open(name.number().unwrap_or(0), &bytes, &key) {
                 self.report.bad(name.as_str()).problem(Damage::from(error));
             }
         }
