@@ -67,5 +67,7 @@ test: setup dashboard
 soak: setup dashboard
 	FARSHORE_SOAK=1 FARSHORE_SEEDS=$(SEEDS) scripts/test.sh
 
+# Figures as tables, and as JSON under target/bench. QUICK=1: a smoke test of a minute, no bar is held.
 bench: setup
-	$(CARGO) bench --bench sealing --bench nbd_fio --bench first_byte
+	$(if $(QUICK),FARSHORE_BENCH_QUICK=1) $(CARGO) bench --no-fail-fast --bench sealing --bench first_byte --bench write_path \
+		--bench replication --bench under_load

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # command : Debian package that brings it
 needs=(
   "qemu-io:qemu-utils" "qemu-storage-daemon:qemu-utils" "nbdinfo:libnbd-bin" "nbdcopy:libnbd-bin" "nbdfuse:libnbd-bin"
-  "nbdkit:nbdkit" "fio:fio" "mkfs.xfs:xfsprogs" "xfs_repair:xfsprogs" "mke2fs:e2fsprogs" "e2fsck:e2fsprogs"
+  "nbdkit:nbdkit" "fio:fio" "restic:restic" "mkfs.xfs:xfsprogs" "xfs_repair:xfsprogs" "mke2fs:e2fsprogs" "e2fsck:e2fsprogs"
   "sqlite3:sqlite3" "fusermount3:fuse3" "losetup:mount" "curl:curl" "openssl:openssl" "chromium:chromium"
   "promtool:prometheus"
 )

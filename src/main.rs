@@ -124,6 +124,8 @@ enum Command {
     },
     /// The mobility agent: protects this machine's disks.
     Agent(commands::agent::AgentArgs),
+    /// Measure this machine: sealing, a folder as a vault, an export over NBD.
+    Bench(commands::bench::BenchArgs),
     /// A working system with a protected machine under live load.
     Demo(commands::demo::DemoArgs),
     /// Prove that nothing is lost: a workload with a journal, and a checker.
@@ -192,6 +194,7 @@ fn run(cli: &Cli) -> Outcome {
             commands::servers::process_server(args, settings, &logger, &stop()?, listen.enable_chaos)
         }
         Command::Agent(args) => commands::agent::run(args, settings, &logger),
+        Command::Bench(args) => commands::bench::run(args),
         Command::Demo(args) => commands::demo::run(args, stop::listen_patiently(&logger)?),
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),

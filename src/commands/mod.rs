@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod agent;
+pub(crate) mod bench;
 pub(crate) mod chaos;
 pub(crate) mod config;
 pub(crate) mod ctl;

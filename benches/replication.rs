@@ -1,0 +1,226 @@
+//! Initial replication of a disk with a real filesystem on it, into a folder vault, TLS on, until the first point is
+//! committed and read back; beside `restic backup` of the same file into a repository on the same filesystem, taking
+//! turns. And its CPU time, agent and servers together, beside what cannot be done without: the sealing chain and both
+//! ends of TLS, each alone, over the same data.
+//!
+//! `cargo bench --bench replication`. The bars: 4 times as fast as restic; at most 1.4 of the CPU time of the parts.
+
+mod rig;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use farshore_engine::batch::BATCH_PAYLOAD_BYTES_TARGET;
+use farshore_engine::digest::digests;
+use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, ProcessServerId, Salt, TimelineId, Timestamp, WriterId};
+use farshore_engine::section::SectionBuilder;
+use farshore_engine::transport::identity::{CertificateAuthority, Role};
+use farshore_engine::transport::tls::{
+    ClientAuth, Peers, SharedIdentity, Trust, accept, client_config, connect, server_config,
+};
+use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::segment::{FrameSealer, ItemNo, SegmentIdentity};
+use rig::process::{run, text};
+use rig::report::{Bar, Report, folder};
+use rig::site::{Machine, Site, reader};
+use rig::{eventually, is_bench, median, sized, thread_cpu};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+const BLOCK: usize = 4096;
+
+/// Collects regular files below `dir`, in order of names, until they have `bytes` together.
+fn collect(dir: &Path, bytes: &mut u64, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    paths.sort();
+    for path in paths {
+        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
+        if *bytes == 0 {
+            return;
+        }
+        if meta.is_dir() {
+            collect(&path, bytes, files);
+        } else if meta.is_file() && meta.len() > 0 {
+            *bytes = bytes.saturating_sub(meta.len());
+            files.push(path);
+        }
+    }
+}
+
+/// An ext4 image with real files of /usr; which, is kept beside the figures.
+fn image(dir: &Path) -> PathBuf {
+    let (mut left, size) = sized((48 << 20, "256M"), (820 << 20, "2G"));
+    let mut files = Vec::new();
+    for top in ["/usr/lib", "/usr/share", "/usr/bin"] {
+        collect(Path::new(top), &mut left, &mut files);
+    }
+    let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
+    fs::write(folder().join("replication-files.txt"), list).expect("keep the list of files");
+    let tree = dir.join("tree");
+    for file in &files {
+        let to = tree.join(file.strip_prefix("/").expect("an absolute path"));
+        fs::create_dir_all(to.parent().expect("a folder")).expect("make a folder");
+        if fs::hard_link(file, &to).is_err() {
+            fs::copy(file, &to).expect("copy a file");
+        }
+    }
+    let image = dir.join("image");
+    run("mke2fs", &["-q", "-t", "ext4", "-d", text(&tree), text(&image), size]);
+    fs::remove_dir_all(&tree).expect("the tree goes");
+    File::open(&image).and_then(|file| file.sync_all()).expect("synced");
+    image
+}
+
+/// The blocks of the image that are not zero, in pieces of a batch.
+fn pieces(image: &Path) -> Vec<Vec<u8>> {
+    let file = File::open(image).expect("open the image");
+    let blocks = file.metadata().expect("measure it").len() / BLOCK as u64;
+    let mut pieces = vec![Vec::with_capacity(BATCH_PAYLOAD_BYTES_TARGET)];
+    let mut block = [0; BLOCK];
+    for at in 0..blocks {
+        file.read_exact_at(&mut block, at * BLOCK as u64).expect("read the image");
+        if block.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        if pieces.last().is_some_and(|piece| piece.len() >= BATCH_PAYLOAD_BYTES_TARGET) {
+            pieces.push(Vec::with_capacity(BATCH_PAYLOAD_BYTES_TARGET));
+        }
+        pieces.last_mut().expect("one at least").extend_from_slice(&block);
+    }
+    pieces
+}
+
+/// CPU time of digest, compression, encryption and checksum, with nothing around them.
+fn sealing_alone(pieces: &[Vec<u8>]) -> Duration {
+    let key = DataKey::from_bytes([3; 32]);
+    let identity = SegmentIdentity {
+        machine: MachineId([1; 16]),
+        timeline: TimelineId([2; 8]),
+        epoch: Epoch(1),
+        writer: WriterId([4; 16]),
+        salt: Salt([5; 16]),
+        created_at: Timestamp(0),
+    };
+    let (sealer, digest_key) = (FrameSealer::new(&key, identity), key.digest_key());
+    let mut spent = Duration::ZERO;
+    for (number, piece) in (1..).zip(pieces) {
+        let mut builder = SectionBuilder::default();
+        let begun = thread_cpu();
+        let sums = digests(&digest_key, 0, piece);
+        spent += thread_cpu() - begun;
+        // Laying out is not the chain's.
+        builder.data(Lsn(number), 0, Bytes::copy_from_slice(piece), &sums);
+        let section = builder.finish();
+        let begun = thread_cpu();
+        let sealed = sealer.seal_frame(ItemNo(number), DiskNo(0), Lsn(number), Lsn(number), &section);
+        std::hint::black_box(sealed.expect("a section"));
+        spent += thread_cpu() - begun;
+    }
+    spent
+}
+
+/// CPU time of both ends of a TLS connection over loopback, on one thread, and of nothing else.
+fn tls_alone(pieces: &[Vec<u8>]) -> Duration {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let now = Timestamp(since.as_micros() as i64);
+    let authority = CertificateAuthority::generate(now, 2).expect("an authority");
+    let shared = |role| SharedIdentity::new(&authority.issue(role, &[], now, 1).expect("issued")).expect("usable");
+    let server_role = Role::ProcessServer(ProcessServerId([7; 16]));
+    let server = server_config(&shared(server_role), authority.certificate(), ClientAuth::Required).expect("set up");
+    let trust = Trust::Authority(authority.certificate().clone());
+    let client = client_config(Some(&shared(Role::Machine(MachineId([8; 16])))), trust, Peers::AnyProcessServer);
+    let client = client.expect("set up");
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        let begun = thread_cpu();
+        let receiving = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut secured = accept(stream, server).await.expect("accepted");
+            let mut buffer = vec![0; 256 << 10];
+            while secured.stream.read(&mut buffer).await.expect("it reads") > 0 {}
+        };
+        let sending = async {
+            let mut secured = connect(&address, client).await.expect("connected");
+            for piece in pieces {
+                secured.stream.write_all(piece).await.expect("it writes");
+            }
+            secured.stream.shutdown().await.expect("it ends");
+        };
+        tokio::join!(receiving, sending);
+        thread_cpu() - begun
+    })
+}
+
+/// One initial replication: wall and CPU time.
+fn replicate(dir: &Path, image: &Path, runtime: &Runtime) -> (Duration, Duration) {
+    let dir = tempfile::tempdir_in(dir).expect("a directory");
+    let site = Site::start(dir.path());
+    let token = site.token();
+    let vault = site.vault(runtime);
+    let servers_before = site.servers.cpu();
+    let begun = Instant::now();
+    let machine = Machine::start(dir.path(), &site, "m", image, &token);
+    let mut reader = reader(&vault, runtime, "m");
+    // A point covers a disk only when its first scan is in the vault as a whole.
+    let point = eventually("the first point", Duration::from_secs(600), || {
+        runtime.block_on(reader.refresh()).map_err(|error| error.to_string())?;
+        reader.newest().ok_or_else(|| "not yet".into())
+    });
+    let wall = begun.elapsed();
+    let cpu = machine.agent.cpu() + (site.servers.cpu() - servers_before);
+    assert!(point.in_gap.is_empty(), "the point covers the disk");
+    machine.agent.stop();
+    site.servers.stop();
+    (wall, cpu)
+}
+
+/// One restic backup into a new repository, made beforehand.
+fn restic(dir: &Path, image: &Path) -> Duration {
+    let dir = tempfile::tempdir_in(dir).expect("a directory");
+    let (repository, cache) = (dir.path().join("r"), dir.path().join("c"));
+    let password = dir.path().join("password");
+    fs::write(&password, "bench").expect("write a password");
+    let common = ["-q", "-r", text(&repository), "-p", text(&password), "--cache-dir", text(&cache)];
+    run("restic", &[&common[..], &["init", "--repository-version", "2"]].concat());
+    let begun = Instant::now();
+    run("restic", &[&common[..], &["backup", text(image)]].concat());
+    begun.elapsed()
+}
+
+fn main() -> ExitCode {
+    if !is_bench() {
+        return ExitCode::SUCCESS;
+    }
+    let mut report = Report::new("replication");
+    let dir = tempfile::tempdir().expect("a directory");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let image = image(dir.path());
+    // Reading it all also warms the page cache for everyone.
+    let pieces = pieces(&image);
+    let bytes: usize = pieces.iter().map(Vec::len).sum();
+    let mut taken = [const { Vec::new() }; 5];
+    for _ in 0..sized(1, 3) {
+        let (wall, cpu) = replicate(dir.path(), &image, &runtime);
+        let turn = [wall, restic(dir.path(), &image), cpu, sealing_alone(&pieces), tls_alone(&pieces)];
+        taken.iter_mut().zip(turn).for_each(|(turns, time)| turns.push(time.as_secs_f64()));
+    }
+    let [wall, restic, cpu, sealing, tls] = taken.map(median);
+    report.tell("data in the image", bytes as f64 / f64::from(1 << 20), "MiB");
+    report.tell("initial replication", wall, "s");
+    report.tell("restic backup", restic, "s");
+    report.judge("restic / initial replication", restic / wall, "", Bar::AtLeast(4.0));
+    report.tell("CPU time: agent and servers", cpu, "s");
+    report.tell("CPU time: sealing chain alone", sealing, "s");
+    report.tell("CPU time: both ends of TLS alone", tls, "s");
+    report.judge("CPU time / (sealing + TLS)", cpu / (sealing + tls), "", Bar::AtMost(1.4));
+    report.finish()
+}
