@@ -149,13 +149,22 @@ fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why()
         ),
     ];
     let mut machine = Machine { agent: None, state: machine.state.clone(), disks: machine.disks.clone(), ..machine };
-    for (reason, spoil) in &spoils {
+    for (round, (reason, spoil)) in spoils.iter().enumerate() {
         spoil();
         machine.start(&rig, &site, None);
         let status = machine.settled(&rig);
         assert_eq!(status["full_compare"], Value::Bool(true), "{reason}: {status}");
         let log = machine.agent.as_ref().expect("a running agent").log();
         assert!(log.contains("compared as a whole") && log.contains(reason), "the event says why ({reason}):\n{log}");
+        // By digest: all of it was compared, and next to nothing sent.
+        let (compared, sent) = (counter(&status, "compared_bytes"), counter(&status, "differing_bytes"));
+        assert_eq!(compared, 32 * MIB, "{reason}: {status}");
+        assert!(sent <= 64 << 10, "{sent} bytes were sent ({reason}): {status}");
+        eventually("the event that says how much was sent", || {
+            let log = machine.agent.as_ref().expect("a running agent").log();
+            let told = log.matches("compare_ended").count();
+            if told == round + 1 { Ok(()) } else { Err(format!("told {told} times:\n{log}")) }
+        });
         // After it, the newest point equals the disk.
         let point = eventually("a point after the compare", || {
             let newest = site.points(&rig, machine.name).into_iter().next().ok_or("no point")?;

@@ -3,12 +3,14 @@
 //! Owns: the connection, and the server's end of the protocol ([`ServerEnd`], pure). Parent: the machine.
 //! Bounds: a batch is taken off the socket only with credit for its bytes, which travels with it; answers that the agent
 //! does not read end the session.
+//! Questions for digests are answered one after the other, out of the vault (`compare`); the protocol bounds how many wait.
 //! In: what the agent says; [`ToSession`] from the machine. Out, to the machine: [`SessionHello`], [`AppendBatch`],
 //! [`SessionIdle`].
 //!
 //! Crash story: a session is never revived. Its connection ends with it; the agent connects again and sends what is not
 //! durable.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -19,7 +21,7 @@ use actix::prelude::*;
 use farshore_engine::batch::Batch;
 use farshore_engine::ids::{Lsn, MachineId, Timestamp};
 use farshore_engine::protocol::{
-    AgentMessage, Hello, MarkRequest, OpenLog, Redirect, Refusal, ServerEffect, ServerEnd, ServerMessage,
+    AgentMessage, Digests, Hello, MarkRequest, OpenLog, Part, Redirect, Refusal, ServerEffect, ServerEnd, ServerMessage,
 };
 use farshore_engine::transport::framed::{FramedReader, FramedWriter, LinkError, framed};
 use futures_util::stream;
@@ -30,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 
+use super::compare::{self, LogBefore};
 use super::ledger::MachineSpec;
 use super::machine::Machine;
 use crate::supervise::{ActorKind, Credit, CreditPool, Life, Ward};
@@ -125,6 +128,9 @@ pub(super) struct AgentSession {
     outbox: Option<mpsc::Sender<ServerMessage>>,
     /// The reader waits for credit: silence then is ours.
     starved: Arc<AtomicBool>,
+    /// What the agent wants to compare, the oldest being read.
+    compares: VecDeque<(Part, Lsn)>,
+    before: LogBefore,
 }
 
 impl Ward for AgentSession {
@@ -137,7 +143,8 @@ impl Ward for AgentSession {
         let address = connection.as_ref().map_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)), |link| link.address);
         let now = spec.machine.wiring.now();
         let end = ServerEnd::new(spec.machine.machine, now);
-        Self { spec, life, end, address, connection, outbox: None, starved: Arc::default() }
+        let (starved, compares, before) = (Arc::default(), VecDeque::new(), LogBefore::default());
+        Self { spec, life, end, address, connection, outbox: None, starved, compares, before }
     }
 }
 
@@ -224,10 +231,32 @@ impl AgentSession {
                     home.do_send(AppendBatch { session, batch, credit });
                 }
                 ServerEffect::Idle { lsn, at } => home.do_send(SessionIdle { session, lsn, at }),
+                ServerEffect::Compare { part, at } => {
+                    self.compares.push_back((part, at));
+                    if self.compares.len() == 1 {
+                        self.compare(ctx);
+                    }
+                }
                 ServerEffect::Send(message) => self.send(message, ctx),
                 ServerEffect::Close(reason) => self.close(&reason, ctx),
             }
         }
+    }
+
+    /// Reads the oldest part that is asked for.
+    fn compare(&self, ctx: &mut Context<Self>) {
+        let Some((part, at)) = self.compares.front().copied() else { return };
+        let reading = compare::digests(self.spec.machine.clone(), self.before.clone(), part, at);
+        ctx.spawn(reading.into_actor(self).map(Self::compared));
+    }
+
+    fn compared(digests: Digests, session: &mut Self, ctx: &mut Context<Self>) {
+        session.chaos();
+        session.life.progress();
+        session.compares.pop_front();
+        let effects = session.end.digests(digests);
+        session.carry_out(effects, None, ctx);
+        session.compare(ctx);
     }
 
     fn send(&mut self, message: ServerMessage, ctx: &mut Context<Self>) {

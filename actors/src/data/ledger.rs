@@ -100,6 +100,14 @@ pub(super) struct MachineSpec {
 }
 
 impl MachineSpec {
+    /// The machine's data key.
+    ///
+    /// # Panics
+    /// Before the log was opened with it.
+    pub(super) fn data_key(&self) -> DataKey {
+        self.key.get().expect("the log is opened with the key, which then stays")
+    }
+
     pub(super) fn new(
         (wiring, ledger): (&Arc<Wiring>, &Ledger),
         machine: MachineId,

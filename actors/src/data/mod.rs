@@ -17,6 +17,7 @@
 
 mod agent_session;
 mod board;
+mod compare;
 mod config;
 mod disk;
 mod error;

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::DataConfig;
+use super::compare::Comparer;
 use crate::supervise::{Arbiters, CreditPool, OffloadPool};
 
 /// Jobs that run in the file pool or wait for it, at most, for each of its threads.
@@ -28,6 +29,8 @@ pub(super) struct Wiring {
     pub(super) memory: CreditPool,
     /// Segments on their way to the vault.
     pub(super) uploads: CreditPool,
+    /// Reads what agents compare with.
+    pub(super) comparer: Comparer,
     pub(super) arbiters: Arbiters,
     began: Instant,
     /// Counts commits of segments over all machines: what was committed first leaves the cache first.
@@ -47,6 +50,7 @@ impl Wiring {
             file_pool: OffloadPool::new("cache", limits.file_threads, file_jobs)?,
             memory: CreditPool::new(limits.memory_bytes_max),
             uploads: CreditPool::new(limits.upload_bytes_max),
+            comparer: Comparer::start(limits.serve_cache_bytes)?,
             arbiters: Arbiters::start(limits.arbiters)?,
             began: Instant::now(),
             commits: AtomicU64::new(0),

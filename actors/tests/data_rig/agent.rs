@@ -305,7 +305,7 @@ impl State {
                     self.trouble.push(why);
                     goes_on = false;
                 }
-                AgentEvent::Committed(_) | AgentEvent::BeginningCommitted => {}
+                AgentEvent::Committed(_) | AgentEvent::BeginningCommitted | AgentEvent::Digests(_) => {}
             }
         }
         goes_on

@@ -84,6 +84,9 @@ impl Watch {
             let was = std::mem::replace(&mut self.disks[disk], now.clone());
             if was.gap != now.gap {
                 gap_changed(shared, name, &now);
+                if now.gap.is_none() && now.compared_bytes > 0 {
+                    compare_ended(shared, name, &now);
+                }
             }
             if now.activity_log_failed && !was.activity_log_failed {
                 let text = format!(
@@ -112,6 +115,14 @@ impl Watch {
             shared.event(Severity::Critical, "agent_state_failed", text);
         }
     }
+}
+
+fn compare_ended(shared: &Shared, name: &str, now: &DiskView) {
+    let text = format!(
+        "disk '{name}' was compared with its replica by digest: {} of {} bytes differed and were sent",
+        now.differing_bytes, now.compared_bytes
+    );
+    shared.event(Severity::Info, "compare_ended", text);
 }
 
 fn gap_changed(shared: &Shared, name: &str, now: &DiskView) {

@@ -200,6 +200,7 @@ impl Session {
         // Last words are a courtesy: a peer that does not take them misses nothing.
         let _ = tokio::time::timeout(FAREWELL_WITHIN, writer.close()).await;
         self.end.disconnected(self.shared.tap.now());
+        self.shared.tap.splitter().forget_compares();
         over
     }
 
@@ -236,9 +237,18 @@ impl Session {
             let Some(draft) = self.shared.tap.splitter().take_batch() else { break };
             self.end.push(draft.lay_out());
         }
+        self.compare();
         self.say_idle();
         if *self.phase.borrow() == Phase::Closing {
             self.close_log();
+        }
+    }
+
+    /// Asks for the digests that the scanner will want next.
+    fn compare(&mut self) {
+        while self.end.may_compare() {
+            let Some(part) = self.shared.tap.splitter().next_compare() else { break };
+            self.end.compare(part);
         }
     }
 
@@ -291,6 +301,10 @@ impl Session {
                     let (addresses, epoch) = (redirect.addresses, redirect.epoch);
                     self.shared.retarget(Target { addresses, epoch, process_server: None });
                     over = over.or(Some(Over::Redirected));
+                }
+                AgentEvent::Digests(digests) => {
+                    self.shared.tap.splitter().compared(digests);
+                    self.shared.tap.wake_scanner();
                 }
                 AgentEvent::MarkNow(request) => hooks::mark(&self.shared, request, &self.app_mark),
                 AgentEvent::Alarm(alarm) => {

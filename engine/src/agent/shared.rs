@@ -141,6 +141,8 @@ impl Shared {
                     hot_bytes_at_start: bytes(facts.hot_regions_at_start),
                     rescanned_bytes: view.scanned_bytes,
                     scan_bytes_left: view.scan_bytes_left,
+                    compared_bytes: view.compared_bytes,
+                    differing_bytes: view.differing_bytes,
                     unreadable_regions: view.unreadable_regions,
                     lost_writes: view.lost_writes,
                     activity_log_failed: view.activity_log_failed,

@@ -72,6 +72,12 @@ pub struct DiskStatus {
     pub rescanned_bytes: u64,
     /// Bytes that are still to be read.
     pub scan_bytes_left: u64,
+    /// Bytes that were compared with the replica by digest in this life.
+    #[serde(default)]
+    pub compared_bytes: u64,
+    /// Bytes of them that differed, and were sent.
+    #[serde(default)]
+    pub differing_bytes: u64,
     /// Regions that cannot be read at present.
     pub unreadable_regions: usize,
     /// Writes that went to the disk and not to the log in this life.

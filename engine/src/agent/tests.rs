@@ -12,7 +12,7 @@ use crate::control::messages::{Enrolled, MachineGrant, WireKey};
 use crate::digest::DigestKey;
 use crate::ids::{Chance, DiskNo, MachineId, ProcessServerId, TimelineId, Timestamp, VaultId};
 use crate::nbd::{ClientOptions, NbdClient, NbdUri};
-use crate::protocol::{AgentMessage, OpenLog, ServerEffect, ServerEnd};
+use crate::protocol::{AgentMessage, Digests, OpenLog, ServerEffect, ServerEnd};
 use crate::record::{GapReason, Record};
 use crate::section::{Section, WriteKind};
 use crate::transport::framed::framed;
@@ -88,6 +88,12 @@ impl ModelServer {
                             effects.extend(end.committed(last));
                         }
                     }
+                    ServerEffect::Compare { part, at } => {
+                        let end_at = part.offset as usize + part.len as usize;
+                        let key: DigestKey = DataKey::from_bytes([5; 32]).digest_key();
+                        let replica = self.replica_at(part.disk, end_at, at);
+                        effects.extend(end.digests(Digests::of(part, &key, &replica[part.offset as usize..])));
+                    }
                     ServerEffect::Idle { .. } => self.log.lock().idle += 1,
                     ServerEffect::Send(message) => writer.queue(&message),
                     ServerEffect::Close(_) => done = true,
@@ -115,15 +121,24 @@ impl ModelServer {
 
     /// The replica of a disk, every digest checked.
     fn replica(&self, name: &str, size: usize) -> Vec<u8> {
+        let number = {
+            let log = self.log.lock();
+            log.state.disks.values().find(|disk| disk.info.name == name).map(|disk| disk.info.disk)
+        };
+        self.replica_at(number.expect("a disk of the log"), size, Lsn(u64::MAX))
+    }
+
+    /// The first `size` bytes of a disk as the writes before `at` left it.
+    fn replica_at(&self, number: DiskNo, size: usize, at: Lsn) -> Vec<u8> {
         let key: DigestKey = DataKey::from_bytes([5; 32]).digest_key();
         let log = self.log.lock();
-        let number = log.state.disks.values().find(|disk| disk.info.name == name).map(|disk| disk.info.disk);
-        let mut replica = vec![0; size];
+        // Writes may reach past what is asked for.
+        let mut replica = vec![0; 64 * MIB];
         for batch in &log.batches {
-            for (_, bytes) in batch.sections.iter().filter(|(disk, _)| Some(*disk) == number) {
-                let section = Section::parse(bytes, size as u64).expect("well formed");
+            for (_, bytes) in batch.sections.iter().filter(|(disk, _)| *disk == number) {
+                let section = Section::parse(bytes, replica.len() as u64).expect("well formed");
                 assert_eq!(section.first_damage(&key), None);
-                for row in section.rows() {
+                for row in section.rows().filter(|row| row.entry.lsn < at) {
                     let place = row.entry.offset as usize..row.entry.end() as usize;
                     match row.entry.kind {
                         WriteKind::Data => {
@@ -135,6 +150,7 @@ impl ModelServer {
                 }
             }
         }
+        replica.truncate(size);
         replica
     }
 
@@ -368,7 +384,7 @@ fn writes_go_on_while_nobody_takes_them_and_the_overload_is_caught_up() {
 }
 
 #[test]
-fn what_cannot_be_trusted_is_read_as_a_whole_and_an_event_says_why() {
+fn what_cannot_be_trusted_is_compared_as_a_whole_and_an_event_says_why() {
     type Harm = fn(&Rig);
     let harms: [(&str, Harm); 4] = [
         ("activity_log_missing", |rig| std::fs::remove_file(rig.state_dir().join("os.activity")).expect("removed")),
@@ -390,11 +406,18 @@ fn what_cannot_be_trusted_is_read_as_a_whole_and_an_event_says_why() {
         rig.client(&agent, 0).write(MIB as u64, &pattern(1, 8192), false).expect("writes");
         assert_eq!(agent.stop(Duration::from_secs(10)), Stopped::Clean, "{code}");
         harm(&rig);
+        let sent = rig.server.payload_bytes();
         let agent = rig.start();
         wait(code, || in_order(&agent));
         wait("everything committed", || all_committed(&agent));
         rig.assert_equal();
+        wait("the event that says how much was sent", || {
+            agent.status().events.iter().any(|event| event.code == "compare_ended")
+        });
         let status = agent.status();
+        let differed = if code == "disk_changed_behind_agent" { 4096 } else { 0 };
+        assert_eq!(rig.server.payload_bytes() - sent, differed, "{code}: what is equal is not sent");
+        assert_eq!(status.disks[0].compared_bytes, 8 * MIB as u64, "{code}");
         assert!(status.full_compare, "{code}");
         assert!(status.events.iter().any(|event| event.code == code), "{code}: {:?}", status.events);
         let reasons = rig.server.records();

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::digest::{DigestKey, PieceDigest, pieces};
+use crate::digest::{DigestKey, PIECE_BYTES, PieceDigest, pieces};
 use crate::ids::Lsn;
+use crate::protocol::PieceState;
 use crate::section::{SectionBuilder, WriteKind};
 
 /// What lies in a run.
@@ -34,6 +35,20 @@ impl Run {
         match &self.body {
             Body::Data(data, _) => data.len(),
             Body::Zero | Body::Undefined => 0,
+        }
+    }
+
+    /// What it puts into a part of itself that begins at a piece.
+    fn body_of(&self, offset: u64, len: u32) -> Body {
+        match &self.body {
+            Body::Data(data, digests) => {
+                let at = (offset - self.offset) as usize;
+                let lead = crate::digest::piece_count(self.offset, at);
+                let count = crate::digest::piece_count(offset, len as usize);
+                Body::Data(data.slice(at..at + len as usize), digests[lead..lead + count].to_vec())
+            }
+            Body::Zero => Body::Zero,
+            Body::Undefined => Body::Undefined,
         }
     }
 
@@ -82,6 +97,32 @@ pub fn analyse(key: &DigestKey, offset: u64, data: &Bytes) -> Vec<Run> {
     runs
 }
 
+/// What of these runs differs from what is known: `known` are the states of the pieces from `from` on.
+pub fn differing(runs: Vec<Run>, from: u64, known: &[PieceState]) -> Vec<Run> {
+    runs.iter().flat_map(|run| differing_parts(run, from, known)).collect()
+}
+
+fn differing_parts(run: &Run, from: u64, known: &[PieceState]) -> Vec<Run> {
+    let end = run.offset + u64::from(run.len);
+    let mut parts: Vec<Run> = Vec::new();
+    let (mut at, mut index) = (run.offset, 0);
+    while at < end {
+        let next = (at / PIECE_BYTES as u64 + 1).saturating_mul(PIECE_BYTES as u64).min(end);
+        let same = match (&run.body, known.get(((at - from) / PIECE_BYTES as u64) as usize)) {
+            (Body::Zero, Some(PieceState::Zero)) => true,
+            (Body::Data(_, digests), Some(PieceState::Digest(digest))) => digests[index] == *digest,
+            _ => false,
+        };
+        match parts.last_mut() {
+            _ if same => {}
+            Some(last) if last.offset + u64::from(last.len) == at => last.len += (next - at) as u32,
+            _ => parts.push(Run { offset: at, len: (next - at) as u32, body: Body::Zero }),
+        }
+        (at, index) = (next, index + 1);
+    }
+    parts.into_iter().map(|part| Run { body: run.body_of(part.offset, part.len), ..part }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +136,36 @@ mod tests {
                 let mut data = vec![0; len];
                 data[at] = 1;
                 assert!(!is_zero(&data), "{len} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_pieces_that_differ_are_left_with_their_bytes_and_digests() {
+        use crate::protocol::{Digests, Part};
+        let key = DigestKey::new([9; 32]);
+        let part = Part { disk: crate::ids::DiskNo(0), offset: 8192, len: 8 * 4096 + 512 };
+        let mut before = vec![5; part.len as usize];
+        before[4096..3 * 4096].fill(0);
+        let mut known = Digests::of(part, &key, &before).pieces;
+        let same = differing(analyse(&key, 8192, &Bytes::from(before.clone())), 8192, &known);
+        assert_eq!(same, [], "nothing differs");
+
+        let mut now = before.clone();
+        // Data for zero, zero for data, other data, and the last piece, which is short.
+        now[4096] = 1;
+        now[4 * 4096..5 * 4096].fill(0);
+        now[6 * 4096 + 9] = 7;
+        now[8 * 4096 + 511] = 7;
+        known[0] = PieceState::Unknown;
+        let left = differing(analyse(&key, 8192, &Bytes::from(now.clone())), 8192, &known);
+        let shape: Vec<_> = left.iter().map(|run| (run.offset / 4096 - 2, run.len, run.body == Body::Zero)).collect();
+        assert_eq!(shape, [(0, 8192, false), (4, 4096, true), (6, 4096, false), (8, 512, false)]);
+        for run in left {
+            if let Body::Data(bytes, sums) = run.body {
+                let at = run.offset as usize - 8192;
+                assert_eq!(bytes, now[at..at + run.len as usize]);
+                assert_eq!(sums, digests(&key, run.offset, &bytes));
             }
         }
     }

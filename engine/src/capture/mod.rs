@@ -6,6 +6,7 @@
 //!   window     frontier and batches        ├─ pure; one value behind one lock
 //!   regions    hot, stale, virgin          │
 //!   scan       the one scanner's plan      │
+//!   compare    what need not be sent       │
 //!   marks      when a mark is due          │
 //!   opening    how a life begins          ─┘
 //!   tap        the splitter at work: locks, disks, activity logs; tap_export for NBD, scanner for the scan
@@ -14,6 +15,7 @@
 pub mod activity_layout;
 pub mod activity_log;
 mod bits;
+mod compare;
 pub mod content;
 pub mod identity;
 mod marks;

@@ -12,6 +12,8 @@
 
 use std::time::Duration;
 
+use super::compare::can_compare;
+use super::regions::InLog;
 use super::splitter::{Moved, Splitter};
 use super::trust::Distrust;
 use crate::batch::Batch;
@@ -196,8 +198,12 @@ impl Splitter {
         for (disk, opening) in self.disks.iter_mut().zip(&opening.disks) {
             if opening.full_scan.is_some() {
                 // Nothing was shipped while everything was stale: then nothing of it is in the log.
-                let virgin = opening.added.is_some() && disk.regions.stale().count() == disk.regions.stale().size();
-                disk.regions.lose_all(virgin);
+                let untouched = disk.regions.stale().count() == disk.regions.stale().size();
+                disk.regions.lose_all(match opening.added {
+                    Some(_) if untouched => InLog::Nothing,
+                    None if can_compare(disk.regions.region_bytes()) => InLog::Earlier,
+                    _ => InLog::Other,
+                });
             }
             disk.gap = opening.gap.or(disk.gap);
             assert!(disk.gap.is_some() || disk.regions.stale().is_empty(), "what is scanned lies in a gap");

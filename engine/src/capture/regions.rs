@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants: stale ⊆ hot. A region is cool only where its replica, at the last committed LSN, equals what the disk
-//! holds after any crash. Virgin regions never had an entry in the log, so the replica reads zeroes there.
+//! holds after any crash. Virgin regions never had an entry in the log, so the replica reads zeroes there. Comparable
+//! regions had none in this life, so the replica reads what earlier lives left there, and whoever has the log can say what.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -35,6 +36,17 @@ struct Touched {
     used: Duration,
 }
 
+/// What the log holds of a disk whose activity log is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InLog {
+    /// Nothing.
+    Nothing,
+    /// What earlier lives wrote; it can be compared with.
+    Earlier,
+    /// Something that cannot be compared with.
+    Other,
+}
+
 /// The regions of one disk.
 #[derive(Debug)]
 pub(super) struct Regions {
@@ -42,6 +54,7 @@ pub(super) struct Regions {
     hot: RegionSet,
     stale: RegionSet,
     virgin: RegionSet,
+    comparable: RegionSet,
     touched: HashMap<u32, Touched>,
     syncs_begun: SyncNo,
     sync_done: SyncNo,
@@ -50,9 +63,10 @@ pub(super) struct Regions {
 impl Regions {
     /// Regions at a start: whatever was recorded hot may differ from the replica.
     pub(super) fn new(region_bytes: u64, hot: RegionSet) -> Self {
-        let virgin = RegionSet::none(hot.size());
-        let stale = hot.clone();
-        Self { region_bytes, hot, stale, virgin, touched: HashMap::new(), syncs_begun: SyncNo(0), sync_done: SyncNo(0) }
+        let (virgin, comparable) = (RegionSet::none(hot.size()), RegionSet::none(hot.size()));
+        let (stale, touched) = (hot.clone(), HashMap::new());
+        let (syncs_begun, sync_done) = (SyncNo(0), SyncNo(0));
+        Self { region_bytes, hot, stale, virgin, comparable, touched, syncs_begun, sync_done }
     }
 
     /// The regions that `offset..end` touches.
@@ -78,6 +92,11 @@ impl Regions {
 
     pub(super) fn all_virgin(&self, mut range: RangeInclusive<u32>) -> bool {
         range.all(|region| self.virgin.contains(region))
+    }
+
+    /// Whether the log has no entry of this life in the region, and one of earlier lives can be compared with.
+    pub(super) fn is_comparable(&self, region: u32) -> bool {
+        self.comparable.contains(region)
     }
 
     /// A request arrives: its regions stay hot until it is gone.
@@ -113,9 +132,11 @@ impl Regions {
 
     /// Entries for these regions go to the log.
     pub(super) fn seen(&mut self, range: RangeInclusive<u32>) {
-        if !self.virgin.is_empty() {
-            for region in range {
-                self.virgin.remove(region);
+        for set in [&mut self.virgin, &mut self.comparable] {
+            if !set.is_empty() {
+                for region in range.clone() {
+                    set.remove(region);
+                }
             }
         }
     }
@@ -128,11 +149,16 @@ impl Regions {
         }
     }
 
-    /// Everything is hot and stale; with `virgin` nothing of the disk is in the log.
-    pub(super) fn lose_all(&mut self, virgin: bool) {
-        self.hot = RegionSet::all(self.hot.size());
-        self.stale = self.hot.clone();
-        self.virgin = if virgin { self.hot.clone() } else { RegionSet::none(self.hot.size()) };
+    /// Everything is hot and stale.
+    pub(super) fn lose_all(&mut self, in_log: InLog) {
+        let (all, none) = (RegionSet::all(self.hot.size()), RegionSet::none(self.hot.size()));
+        self.virgin = if in_log == InLog::Nothing { all.clone() } else { none.clone() };
+        self.comparable = if in_log == InLog::Earlier { all.clone() } else { none };
+        // What was written in this life may be on its way to the log.
+        for region in self.touched.keys() {
+            self.comparable.remove(*region);
+        }
+        (self.hot, self.stale) = (all.clone(), all);
     }
 
     /// What was written after `committed` is lost: its regions are stale.

@@ -12,6 +12,8 @@
 //! written there is lost meanwhile, the region is spoiled and scanned again. So when nothing is stale, every disk block
 //! has been sent and followed since, and the gap may be closed at that LSN.
 //!
+//! A region that can be compared waits for its digests (see `compare`), and only what differs from them is sent.
+//!
 //! Zeroes: a hole or zero block is a Zero entry, or nothing at all where the log never had anything of that region: a
 //! replica begins as zeroes.
 
@@ -19,10 +21,12 @@ use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use super::content::{Body, Run};
+use super::compare::CompareState;
+use super::content::{Body, Run, differing};
 use super::splitter::{Moved, Splitter, Ticket};
 use super::window::{ENTRY_WEIGHT_BYTES, Slot};
 use crate::ids::{DiskNo, Lsn};
+use crate::protocol::PieceState;
 use crate::record::Record;
 
 /// How much is read under the range lock at a time, in bytes. Chosen: a write to the same place waits for one such
@@ -43,6 +47,7 @@ pub(super) struct ScanState {
     unreadable: HashMap<u32, Duration>,
     /// Bytes read so far.
     read_bytes: u64,
+    pub(super) compare: CompareState,
 }
 
 #[derive(Debug)]
@@ -52,9 +57,16 @@ struct Current {
     /// Offset of what is read next.
     next: u64,
     spoiled: bool,
+    /// What the log says of the region's pieces, where it is compared.
+    known: Option<Vec<PieceState>>,
 }
 
 impl ScanState {
+    /// Where the next region is looked for.
+    pub(super) fn cursor(&self) -> u32 {
+        self.cursor
+    }
+
     /// Whether the region is being scanned, and so followed.
     pub(super) fn covers(&self, region: u32) -> bool {
         self.now.as_ref().is_some_and(|now| !now.spoiled && (now.first..=now.last).contains(&region))
@@ -64,6 +76,13 @@ impl ScanState {
     pub(super) fn spoil(&mut self, range: RangeInclusive<u32>) {
         if let Some(now) = &mut self.now {
             now.spoiled |= *range.start() <= now.last && now.first <= *range.end();
+        }
+    }
+
+    /// The region is looked at again: what the log says of it is still so.
+    fn keep_digests(&mut self, current: &mut Current) {
+        if let Some(known) = current.known.take() {
+            self.compare.put_back(current.first, known);
         }
     }
 
@@ -90,6 +109,8 @@ pub struct ScanJob {
     pub ticket: Ticket,
     /// Whether the range was seen to be a hole; to be looked at again under the lock.
     pub hole: bool,
+    /// Whether digests were used up for it: there is room to ask for more.
+    pub compares: bool,
 }
 
 impl ScanJob {
@@ -134,7 +155,10 @@ impl Splitter {
         let stale = entry.regions.stale();
         let from_cursor = std::iter::successors(stale.next(entry.scan.cursor), |region| stale.next(region + 1));
         let mut candidates = from_cursor.chain(stale.iter().take_while(|region| *region < entry.scan.cursor));
-        let region = candidates.find(|region| !entry.scan.unreadable.contains_key(region))?;
+        let region = candidates.find(|region| {
+            let ready = !entry.regions.is_comparable(*region) || entry.scan.compare.has(*region);
+            ready && !entry.scan.unreadable.contains_key(region)
+        })?;
         Some(ScanSpot { disk, offset: u64::from(region) * entry.regions.region_bytes() })
     }
 
@@ -148,11 +172,17 @@ impl Splitter {
         let mut end = (offset + self.config.scan_chunk_bytes).min(region_end(region));
         let mut last = region;
         let fresh = entry.scan.now.is_none();
+        // Where something was written in it since they were asked for, it is sent.
+        let digests = if fresh { entry.scan.compare.take(region) } else { None };
+        let known = digests.filter(|_| entry.regions.is_comparable(region));
+        let compares = known.is_some();
         let hole = fresh && hole_end.is_some_and(|hole_end| hole_end >= region_end(region));
         if let Some(hole_end) = hole_end.filter(|_| hole) {
             let stale = entry.regions.stale();
             let fits = |next: u32| {
-                next < stale.size()
+                !compares
+                    && next < stale.size()
+                    && !entry.regions.is_comparable(next)
                     && stale.contains(next)
                     && region_end(next) <= hole_end
                     && next - region < HOLE_REGIONS_MAX
@@ -163,9 +193,9 @@ impl Splitter {
             end = region_end(last);
         }
         if fresh {
-            entry.scan.now = Some(Current { first: region, last, next: offset, spoiled: false });
+            entry.scan.now = Some(Current { first: region, last, next: offset, spoiled: false, known });
         }
-        ScanJob { ticket: self.arrive(disk, offset, end - offset), hole }
+        ScanJob { ticket: self.arrive(disk, offset, end - offset), hole, compares }
     }
 
     /// A scan that holds its range goes to the disk.
@@ -177,7 +207,7 @@ impl Splitter {
     /// What came of it.
     pub fn complete_scan(&mut self, job: ScanJob, lsn: Lsn, outcome: ScanOutcome, now: Duration) -> Moved {
         self.window.unexpect(scan_weight(&job));
-        let ScanJob { ticket, hole } = job;
+        let ScanJob { ticket, hole, .. } = job;
         let disk = &mut self.disks[ticket.disk];
         let range = disk.regions.of(ticket.start, ticket.end);
         let mut current = disk.scan.now.take().expect("what was begun is under way");
@@ -186,7 +216,19 @@ impl Splitter {
             ScanOutcome::Read(runs) => {
                 let bytes = ticket.end - ticket.start;
                 disk.scan.read_bytes += if hole { 0 } else { bytes };
-                if !(runs.iter().all(|run| run.body == Body::Zero) && disk.regions.all_virgin(range.clone())) {
+                let runs = match &current.known {
+                    None => runs,
+                    Some(known) => {
+                        let from = u64::from(current.first) * disk.regions.region_bytes();
+                        let left = differing(runs, from, known);
+                        disk.scan.compare.compared_bytes += bytes;
+                        disk.scan.compare.differing_bytes += left.iter().map(|run| u64::from(run.len)).sum::<u64>();
+                        left
+                    }
+                };
+                let nothing = runs.is_empty()
+                    || (runs.iter().all(|run| run.body == Body::Zero) && disk.regions.all_virgin(range.clone()));
+                if !nothing {
                     disk.regions.seen(range.clone());
                     slot = Slot::Write { disk: ticket.disk, runs, scan: true };
                 }
@@ -203,8 +245,9 @@ impl Splitter {
                     disk.scan.now = Some(current);
                 }
             }
-            ScanOutcome::NoHole => {}
+            ScanOutcome::NoHole => disk.scan.keep_digests(&mut current),
             ScanOutcome::Unreadable => {
+                disk.scan.keep_digests(&mut current);
                 disk.scan.unreadable.insert(*range.start(), now + UNREADABLE_PAUSE);
                 disk.scan.cursor = current.last + 1;
             }
@@ -235,6 +278,12 @@ impl Splitter {
         let disk = &self.disks[disk];
         let left = u64::from(disk.regions.stale().count()) * disk.regions.region_bytes();
         (disk.scan.read_bytes, left.min(disk.size_bytes))
+    }
+
+    /// Bytes of a disk that were compared by digest so far, and bytes of them that differed and were sent.
+    pub fn compare_progress(&self, disk: usize) -> (u64, u64) {
+        let compare = &self.disks[disk].scan.compare;
+        (compare.compared_bytes, compare.differing_bytes)
     }
 
     /// Regions that cannot be read at present.

@@ -33,6 +33,9 @@ fn step(tap: &Tap, disk: usize) -> bool {
     tap.hold(&mut splitter, &job.ticket);
     let lsn = splitter.start_scan(&job);
     drop(splitter);
+    if job.compares {
+        tap.wake_session();
+    }
     let outcome = read(tap, &job).unwrap_or(ScanOutcome::Unreadable);
     let now = tap.now();
     let moved = tap.splitter().complete_scan(job, lsn, outcome, now);

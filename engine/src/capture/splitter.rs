@@ -108,6 +108,10 @@ pub struct DiskView {
     pub scanned_bytes: u64,
     /// Bytes that it still has to read.
     pub scan_bytes_left: u64,
+    /// Bytes that were compared with the replica by digest in this life.
+    pub compared_bytes: u64,
+    /// Bytes of them that differed, and were sent.
+    pub differing_bytes: u64,
     /// Regions that cannot be read at present.
     pub unreadable_regions: usize,
     /// Writes that went to the disk and not to the log in this life.
@@ -435,6 +439,7 @@ impl Splitter {
     /// How a disk stands.
     pub fn disk_view(&self, disk: usize) -> DiskView {
         let (entry, (scanned_bytes, scan_bytes_left)) = (&self.disks[disk], self.scan_progress(disk));
+        let (compared_bytes, differing_bytes) = self.compare_progress(disk);
         DiskView {
             number: self.is_open().then(|| self.window.number(disk)),
             gap: entry.gap,
@@ -442,6 +447,8 @@ impl Splitter {
             stale_regions: entry.regions.stale().count(),
             scanned_bytes,
             scan_bytes_left,
+            compared_bytes,
+            differing_bytes,
             unreadable_regions: self.unreadable_regions(disk),
             lost_writes: entry.lost_writes,
             activity_log_failed: entry.log_failed,

@@ -26,6 +26,7 @@ use crate::ids::{Epoch, Lsn, Timestamp};
 use crate::record::{DiskInfo, Record};
 
 use super::codec::batch_cost_bytes;
+use super::compare::{COMPARES_MAX, Digests, Part};
 use super::frame::BODY_BYTES_MAX;
 use super::message::{AgentMessage, Hello, MarkRequest, Redirect, Refusal, Reset, ServerMessage, Welcome};
 
@@ -50,6 +51,8 @@ pub enum AgentEvent {
     Refused(Refusal),
     /// Another process server does; the connection ends.
     Redirected(Redirect),
+    /// What was asked for with [`AgentEnd::compare`].
+    Digests(Digests),
     /// A mark is asked for.
     MarkNow(MarkRequest),
     /// The log is not what it was; the connection ends, and nothing is sent there.
@@ -102,6 +105,8 @@ struct Session {
     sent: Lsn,
     credit: i64,
     opening_due: bool,
+    /// Parts that were asked for and not answered.
+    compares: VecDeque<Part>,
 }
 
 #[derive(Debug)]
@@ -230,6 +235,27 @@ impl AgentEnd {
     /// Nothing was written after the last pushed batch up to `at`; said once everything before it is sent.
     pub fn idle(&mut self, at: Timestamp) {
         self.idle = Some((self.pushed, at));
+    }
+
+    /// Whether one more part may be asked for now: the beginning of this life is in the vault, and with it everything
+    /// before, so whoever owns the log gives the same answer. Questions end with their connection.
+    pub fn may_compare(&self) -> bool {
+        match &self.link {
+            Link::Open(session) => self.beginning_committed && session.compares.len() < COMPARES_MAX,
+            Link::Down | Link::Greeting | Link::Closing => false,
+        }
+    }
+
+    /// Asks what the log said of a part of a disk before this life began.
+    ///
+    /// # Panics
+    /// Where it may not.
+    pub fn compare(&mut self, part: Part) {
+        assert!(self.may_compare(), "a part is asked for when it may be");
+        if let Link::Open(session) = &mut self.link {
+            session.compares.push_back(part);
+            self.outbox.push_back(AgentMessage::Compare(part));
+        }
     }
 
     /// Bytes of batches that are held.
@@ -369,11 +395,20 @@ impl AgentEnd {
             }
             ServerMessage::Redirect(redirect) => self.redirected(redirect),
             ServerMessage::MarkNow(request) => vec![AgentEvent::MarkNow(request)],
+            ServerMessage::Digests(digests) => self.compared(*digests),
             ServerMessage::Pong => Vec::new(),
             ServerMessage::Bye { reason } => {
                 self.link = Link::Closing;
                 vec![AgentEvent::Disconnect(format!("the process server says goodbye: {reason}"))]
             }
+        }
+    }
+
+    fn compared(&mut self, digests: Digests) -> Vec<AgentEvent> {
+        let asked = if let Link::Open(session) = &mut self.link { session.compares.pop_front() } else { None };
+        match asked == Some(digests.part) {
+            true => vec![AgentEvent::Digests(digests)],
+            false => self.disconnect("it sends digests that were not asked for"),
         }
     }
 
@@ -408,6 +443,7 @@ impl AgentEnd {
             sent: welcome.log.last_lsn,
             credit: i64::try_from(welcome.credit_bytes).unwrap_or(i64::MAX),
             opening_due: !own,
+            compares: VecDeque::new(),
         });
         let committed = welcome.committed;
         let mut events = vec![AgentEvent::Accepted(Accepted { welcome, opening_due: !own })];

@@ -14,6 +14,7 @@ use crate::record::{
 };
 use crate::vault::state::LogState;
 
+use super::compare::{Digests, Part};
 use super::frame::{Frame, FrameBuilder, FrameError, Message};
 use super::message::{
     ADDRESSES_MAX, AgentMessage, Hello, HelloKey, LINEAGE_MAX, MarkRequest, Redirect, Refusal, RefusalCode, Reset,
@@ -26,6 +27,7 @@ mod kind {
     pub(super) const IDLE: u8 = 0x03;
     pub(super) const PING: u8 = 0x04;
     pub(super) const AGENT_BYE: u8 = 0x05;
+    pub(super) const COMPARE: u8 = 0x06;
     pub(super) const WELCOME: u8 = 0x41;
     pub(super) const REFUSED: u8 = 0x42;
     pub(super) const DURABLE: u8 = 0x43;
@@ -35,6 +37,7 @@ mod kind {
     pub(super) const MARK_NOW: u8 = 0x47;
     pub(super) const PONG: u8 = 0x48;
     pub(super) const SERVER_BYE: u8 = 0x49;
+    pub(super) const DIGESTS: u8 = 0x4a;
 }
 
 /// Most records in one batch. Chosen: a gap opened and one closed on each of 256 disks, eight times over.
@@ -65,6 +68,7 @@ impl Message for AgentMessage {
             Self::Idle { lsn, at } => build(kind::IDLE, |out| {
                 out.u64(lsn.0).i64(at.0);
             }),
+            Self::Compare(part) => build(kind::COMPARE, |out| part.put(out)),
             Self::Ping => build(kind::PING, |_| {}),
             Self::Bye { reason } => build(kind::AGENT_BYE, |out| put_text(reason, TEXT_BYTES_MAX, out)),
         }
@@ -79,6 +83,7 @@ impl Message for AgentMessage {
             kind::IDLE => read("Idle", frame, |input| {
                 Ok(Self::Idle { lsn: Lsn(input.u64("idle LSN")?), at: Timestamp(input.i64("idle time")?) })
             }),
+            kind::COMPARE => read("Compare", frame, |input| Part::take(input).map(Self::Compare)),
             kind::PING => read("Ping", frame, |_| Ok(Self::Ping)),
             kind::AGENT_BYE => {
                 read("Bye", frame, |input| Ok(Self::Bye { reason: input.text(TEXT_BYTES_MAX, "reason")? }))
@@ -107,6 +112,7 @@ impl Message for ServerMessage {
                 out.slice(&request.id.0).u8(request.kind.code());
                 put_text(&request.label, NAME_BYTES_MAX, out);
             }),
+            Self::Digests(digests) => build(kind::DIGESTS, |out| digests.put(out)),
             Self::Pong => build(kind::PONG, |_| {}),
             Self::Bye { reason } => build(kind::SERVER_BYE, |out| put_text(reason, TEXT_BYTES_MAX, out)),
         }
@@ -135,6 +141,7 @@ impl Message for ServerMessage {
                     label: input.text(NAME_BYTES_MAX, "mark label")?,
                 }))
             }),
+            kind::DIGESTS => read("Digests", frame, |input| Ok(Self::Digests(Box::new(Digests::take(input)?)))),
             kind::PONG => read("Pong", frame, |_| Ok(Self::Pong)),
             kind::SERVER_BYE => {
                 read("Bye", frame, |input| Ok(Self::Bye { reason: input.text(TEXT_BYTES_MAX, "reason")? }))

@@ -54,6 +54,20 @@ fn hello(reset: Option<Reset>) -> Hello {
     }
 }
 
+fn part() -> Part {
+    Part { disk: DiskNo(3), offset: 1 << 20, len: 5 * 4096 + 512 }
+}
+
+fn digests_of_a_part() -> Digests {
+    use crate::protocol::compare::PieceState;
+    let mut data = vec![0; part().len as usize];
+    data[4096..3 * 4096].fill(7);
+    data[5 * 4096] = 1;
+    let mut digests = Digests::of(part(), &DigestKey::new([9; 32]), &data);
+    digests.pieces[4] = PieceState::Unknown;
+    digests
+}
+
 fn log() -> LogState {
     let mut log = LogState::default();
     let records = [
@@ -75,6 +89,7 @@ fn agent_messages() -> Vec<(&'static str, AgentMessage)> {
         ("hello_reset", AgentMessage::Hello(Box::new(hello(Some(reset))))),
         ("batch", AgentMessage::Batch(batch())),
         ("idle", AgentMessage::Idle { lsn: Lsn(106), at: Timestamp(1_700_000_001_000_000) }),
+        ("compare", AgentMessage::Compare(part())),
         ("ping", AgentMessage::Ping),
         ("agent_bye", AgentMessage::Bye { reason: "stopping".into() }),
     ]
@@ -101,6 +116,7 @@ fn server_messages() -> Vec<(&'static str, ServerMessage)> {
         ("credit", ServerMessage::Credit { bytes: 65536 }),
         ("redirect", ServerMessage::Redirect(redirect)),
         ("mark_now", ServerMessage::MarkNow(request)),
+        ("digests", ServerMessage::Digests(Box::new(digests_of_a_part()))),
         ("pong", ServerMessage::Pong),
         ("server_bye", ServerMessage::Bye { reason: "shutting down".into() }),
     ]
@@ -216,7 +232,7 @@ proptest! {
 
     #[test]
     fn no_change_of_a_good_message_makes_a_reader_panic(
-        which in 0_usize..15, changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)
+        which in 0_usize..17, changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)
     ) {
         let all: Vec<Vec<Bytes>> = agent_messages().iter().map(|(_, message)| message.encode())
             .chain(server_messages().iter().map(|(_, message)| message.encode())).collect();

@@ -335,6 +335,37 @@ fn idle_is_said_once_everything_before_it_is_sent_and_not_if_more_was_written() 
 }
 
 #[test]
+fn a_part_is_asked_for_once_the_beginning_is_committed_and_answered_in_order() {
+    use crate::protocol::compare::{COMPARES_MAX, Digests, Part};
+    let (mut agent, mut server) = in_session(1 << 20);
+    assert!(!agent.may_compare(), "what came before this life may be in no vault yet");
+    let effects = server.committed(Lsn(BEGINNING_LSNS));
+    tell(&mut agent, effects);
+    let parts: Vec<Part> =
+        (0..).map(|n| Part { disk: DiskNo(0), offset: n << 20, len: 1 << 20 }).take(COMPARES_MAX).collect();
+    parts.iter().for_each(|part| agent.compare(*part));
+    assert!(!agent.may_compare(), "so many may wait");
+    let asked = pass(&mut agent, &mut server);
+    let at = Lsn(1);
+    assert!(asked.iter().zip(&parts).all(|(effect, part)| *effect == ServerEffect::Compare { part: *part, at }));
+    assert_eq!(asked.len(), COMPARES_MAX);
+    for part in &parts {
+        let digests = Digests::unknown(*part);
+        let effects = server.digests(digests.clone());
+        assert_eq!(tell(&mut agent, effects), [AgentEvent::Digests(digests)]);
+    }
+    assert!(agent.may_compare());
+    let unasked = ServerMessage::Digests(Box::new(Digests::unknown(parts[0])));
+    assert!(matches!(agent.received(unasked, Duration::ZERO)[..], [AgentEvent::Disconnect(_)]));
+
+    let (_, mut server) = in_session(1 << 20);
+    for n in 0..=COMPARES_MAX {
+        let effects = server.received(AgentMessage::Compare(parts[0]), Duration::ZERO);
+        assert_eq!(server.is_open(), n < COMPARES_MAX, "a question too many ends the session: {effects:?}");
+    }
+}
+
+#[test]
 fn writes_past_the_disk_or_to_no_disk_end_the_session_and_reach_no_log() {
     let hostile: [fn(&mut Batch); 5] = [
         |batch| batch.sections[0].0 = DiskNo(9),

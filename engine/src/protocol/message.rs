@@ -9,6 +9,8 @@ use crate::ids::{Epoch, IncarnationId, Lsn, MachineId, MarkId, TimelineId, Times
 use crate::record::{DiskInfo, GapReason, MarkKind};
 use crate::vault::state::LogState;
 
+use super::compare::{Digests, Part};
+
 /// The newest version of the protocol that this program speaks.
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Most predecessors in a lineage. Chosen: an agent that restarts once a minute names a whole day without a commit.
@@ -95,6 +97,8 @@ pub enum AgentMessage {
         /// When that was still so.
         at: Timestamp,
     },
+    /// What did the log say of this part of a disk before this life began?
+    Compare(Part),
     /// Are you there?
     Ping,
     /// The agent goes.
@@ -231,6 +235,8 @@ pub enum ServerMessage {
     Redirect(Redirect),
     /// Take a mark.
     MarkNow(MarkRequest),
+    /// The answer to a question for a part of a disk; answers come in the order of the questions.
+    Digests(Box<Digests>),
     /// The answer to a ping.
     Pong,
     /// The process server goes.

@@ -23,6 +23,7 @@ use crate::vault::state::LogState;
 use super::agent_end::DEAD_AFTER;
 use super::check::{Expected, Standing, take_batch};
 use super::codec::batch_cost_bytes;
+use super::compare::{COMPARES_MAX, Digests, Part};
 use super::frame::FrameError;
 use super::message::{
     AgentMessage, Hello, MarkRequest, PROTOCOL_VERSION, Redirect, Refusal, RefusalCode, ServerMessage, Welcome,
@@ -41,6 +42,13 @@ pub enum ServerEffect {
         lsn: Lsn,
         /// When that was still so.
         at: Timestamp,
+    },
+    /// Read this part of a disk as the writes before `at` left it, then call [`ServerEnd::digests`]; one after the other.
+    Compare {
+        /// Which part.
+        part: Part,
+        /// The first LSN of the agent's life.
+        at: Lsn,
     },
     /// Send this.
     Send(ServerMessage),
@@ -86,6 +94,8 @@ pub fn rival(open: IncarnationId, newcomer: &Hello) -> Rival {
 #[derive(Debug)]
 struct Session {
     life: IncarnationId,
+    /// The first LSN of the life.
+    first: Lsn,
     /// The first LSN of the life, until its first batch is accepted.
     beginning: Option<Lsn>,
     epoch: Epoch,
@@ -99,6 +109,8 @@ struct Session {
     /// Batches given out and not durable: last LSN and cost.
     in_flight: VecDeque<(Lsn, u64)>,
     in_flight_bytes: u64,
+    /// Parts that were asked for and not answered.
+    compares: VecDeque<Part>,
 }
 
 #[derive(Debug)]
@@ -160,8 +172,15 @@ impl ServerEnd {
             }
             (AgentMessage::Idle { lsn, .. }, State::Open(session)) if lsn < session.log.last_lsn => Vec::new(),
             (AgentMessage::Idle { .. }, State::Open(_)) => self.violation("idle after an LSN that was never sent"),
+            (AgentMessage::Compare(part), State::Open(session)) if session.compares.len() < COMPARES_MAX => {
+                session.compares.push_back(part);
+                vec![ServerEffect::Compare { part, at: session.first }]
+            }
+            (AgentMessage::Compare(_), State::Open(_)) => self.violation("more questions than may wait for an answer"),
             (AgentMessage::Hello(_), _) => self.violation("a second hello"),
-            (AgentMessage::Batch(_) | AgentMessage::Idle { .. }, _) => self.violation("a batch before the welcome"),
+            (AgentMessage::Batch(_) | AgentMessage::Idle { .. } | AgentMessage::Compare(_), _) => {
+                self.violation("a batch before the welcome")
+            }
         }
     }
 
@@ -205,6 +224,7 @@ impl ServerEnd {
         let welcome = Welcome { epoch, session, committed, durable, credit_bytes: window_bytes, log: log.clone() };
         self.state = State::Open(Box::new(Session {
             life: hello.incarnation,
+            first: hello.first_lsn,
             beginning: (!own).then_some(hello.first_lsn),
             epoch,
             session,
@@ -215,6 +235,7 @@ impl ServerEnd {
             balance: i64::try_from(window_bytes).unwrap_or(i64::MAX),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            compares: VecDeque::new(),
         }));
         vec![ServerEffect::Send(ServerMessage::Welcome(Box::new(welcome)))]
     }
@@ -250,6 +271,17 @@ impl ServerEnd {
         session.committed = lsn;
         let (epoch, session) = (session.epoch, session.session);
         vec![ServerEffect::Send(ServerMessage::Committed { epoch, session, lsn })]
+    }
+
+    /// The answer to the oldest question that has none.
+    ///
+    /// # Panics
+    /// Where it answers another one: questions are answered in order.
+    pub fn digests(&mut self, digests: Digests) -> Vec<ServerEffect> {
+        let State::Open(session) = &mut self.state else { return Vec::new() };
+        let asked = session.compares.pop_front();
+        assert_eq!(asked, Some(digests.part), "questions are answered in order");
+        vec![ServerEffect::Send(ServerMessage::Digests(Box::new(digests)))]
     }
 
     /// Another bound on what may be given out and not durable; 0 stops the agent.

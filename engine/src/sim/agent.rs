@@ -201,7 +201,8 @@ impl Agent {
                 AgentEvent::Durable(_)
                 | AgentEvent::BeginningCommitted
                 | AgentEvent::Redirected(_)
-                | AgentEvent::MarkNow(_) => {}
+                | AgentEvent::MarkNow(_)
+                | AgentEvent::Digests(_) => {}
             }
         }
         closes

@@ -41,7 +41,8 @@ impl Process {
             match effect {
                 ServerEffect::Introduced(hello) => self.introduced(link, hello, ctx),
                 ServerEffect::Accept(batch) => self.accept(batch, log, ctx),
-                ServerEffect::Idle { .. } => {}
+                // The simulated agent ships; it asks for no digests.
+                ServerEffect::Idle { .. } | ServerEffect::Compare { .. } => {}
                 ServerEffect::Send(message) => self.outgoing.push(Outgoing::Message(link, message)),
                 ServerEffect::Close(_) => {
                     self.outgoing.push(Outgoing::Close(link));

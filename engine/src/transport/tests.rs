@@ -407,6 +407,7 @@ mod speed {
             let mut effects = std::collections::VecDeque::from(end.received(message, Duration::ZERO));
             while let Some(effect) = effects.pop_front() {
                 match effect {
+                    ServerEffect::Compare { .. } => panic!("nobody asked"),
                     ServerEffect::Introduced(hello) => effects.extend(end.open(OpenLog {
                         timeline: hello.timeline,
                         epoch: Epoch(1),

@@ -115,7 +115,10 @@ async fn refuse(connection: Connection, refusal: Refusal, now: Duration) {
             match effect {
                 ServerEffect::Send(message) => writer.queue(&message),
                 ServerEffect::Close(_) => return writer.close().await.unwrap_or_default(),
-                ServerEffect::Introduced(_) | ServerEffect::Accept(_) | ServerEffect::Idle { .. } => {}
+                ServerEffect::Introduced(_)
+                | ServerEffect::Accept(_)
+                | ServerEffect::Idle { .. }
+                | ServerEffect::Compare { .. } => {}
             }
         }
         if writer.flush().await.is_err() {

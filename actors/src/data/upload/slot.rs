@@ -6,7 +6,6 @@ use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::Slot;
 use farshore_engine::log::Owner;
 use farshore_engine::log::committer::Found;
-use farshore_engine::vault::crypto::DataKey;
 use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::read::error::{Damage, ReadError};
 use farshore_engine::vault::read::segment_view::{LogSource, SegmentView};
@@ -21,11 +20,7 @@ use super::work::WorkError;
 use super::{IssueCode, VAULT_REMEDY};
 
 impl MachineSpec {
-    pub(super) fn data_key(&self) -> DataKey {
-        self.key.get().expect("an upload stream is started once the machine has its key")
-    }
-
-    pub(super) fn slot_name(&self, slot: Slot) -> ObjectName {
+    pub(in crate::data) fn slot_name(&self, slot: Slot) -> ObjectName {
         ObjectName::log(self.machine, self.timeline, slot)
     }
 

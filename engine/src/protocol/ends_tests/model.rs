@@ -102,6 +102,7 @@ impl World {
                     let held = self.server.as_ref().map_or(0, ServerEnd::in_flight_bytes);
                     assert!(held <= bound, "{held} bytes are given out and not durable, the bound is {bound}"); // I10
                 }
+                ServerEffect::Compare { .. } => panic!("nobody asked"),
                 ServerEffect::Idle { lsn, .. } => assert_eq!(lsn, self.owner.lsn(self.owner.log.len())),
                 ServerEffect::Send(ServerMessage::Refused(refusal)) => panic!("refused: {}", refusal.text),
                 ServerEffect::Send(ServerMessage::Bye { reason }) => panic!("thrown out: {reason}"),
