@@ -24,6 +24,52 @@ fn vault_away() -> FaultPlan {
 }
 
 #[actix::test]
+async fn what_was_sealed_is_sent_after_a_restart_although_no_key_has_come() {
+    let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), FaultPlan::none()));
+    let rig = Rig::with_store(store.clone());
+    let server = rig.server("one").await;
+    let writer = WriterId::draw(&mut OsChance);
+    server.assign_as(1, 1, writer).await.unwrap();
+    let agent = rig.agent(&server, 1, &[256 << 10, 64 << 10]);
+    let last = agent.mark(MarkKind::App);
+    agent.wait_committed(last).await;
+    // Segments are sealed and staged, and none is published.
+    store
+        .set_plan(FaultPlan::none().and(Aim::all(StoreCall::Publish), Fault::ErrorBefore(StoreErrorKind::Unavailable)));
+    agent.load(|agent| agent.durable() > Lsn(400)).await;
+    until("some are sealed", async || server.status(1).await.is_some_and(|status| status.uploads.failures > 2)).await;
+    let (committed, durable) = (agent.committed(), agent.durable());
+    assert!(committed < durable);
+    assert!(server.plane.kill().await);
+    let taken = agent.taken();
+    drop(agent);
+    store.set_plan(FaultPlan::none());
+
+    let server = rig.server("one").await;
+    until("sealed segments are sent", async || {
+        server.status(1).await.is_some_and(|status| status.uploads.segments > 0)
+    })
+    .await;
+    let status = server.status(1).await.unwrap();
+    assert_eq!(status.phase, MachinePhase::Locked, "nobody has brought the key");
+    let reader = rig.reader(1).await;
+    assert_eq!(reader.broken(), None);
+    let sent = reader.chain().last_lsn;
+    assert!(committed < sent && sent < durable, "{committed} < {sent} < {durable}: an open segment has no footer yet");
+
+    // The key comes: the log goes on behind what was sent.
+    server.assign_as(1, 1, writer).await.unwrap();
+    until("what was durable is committed", async || {
+        server.status(1).await.is_some_and(|status| status.committed >= durable)
+    })
+    .await;
+    let reader = rig.reader(1).await;
+    assert_eq!(reader.broken(), None);
+    assert!(reader.points().len() >= taken.iter().filter(|taken| taken.lsn <= durable).count());
+    assert!(server.plane.stop().await);
+}
+
+#[actix::test]
 async fn a_crash_of_the_whole_server_loses_nothing_durable() {
     let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), FaultPlan::none()));
     let rig = Rig::with_store(store.clone());

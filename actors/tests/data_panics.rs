@@ -58,6 +58,38 @@ async fn a_panic_in_each_kind_of_actor_under_load_is_healed_without_loss() {
     assert!(server.plane.stop().await);
 }
 
+#[actix::test]
+async fn every_mark_is_told_as_committed_though_the_upload_stream_dies_again_and_again() {
+    let rig = Rig::new();
+    let mut server = rig.server("one").await;
+    server.assign(1, 1).await.unwrap();
+    let agent = rig.agent(&server, 1, &[256 << 10]);
+    let done = Cell::new(false);
+    let panics = async {
+        for _ in 0..25 {
+            let before = agent.committed();
+            until("writes get through", async || agent.committed() > before).await;
+            rig.chaos.arm(ActorKind::UploadStream, Some(machine(1))).unwrap();
+            until("the stream panics", async || rig.chaos.waiting() == 0).await;
+        }
+        done.set(true);
+    };
+    tokio::join!(agent.load(|_| done.get()), panics);
+    let last = agent.mark(MarkKind::App);
+    agent.wait_committed(last).await;
+    let told: Vec<_> = server
+        .told()
+        .into_iter()
+        .filter_map(|kind| match kind {
+            DataEventKind::MarkCommitted { mark, .. } => Some(mark.id),
+            _ => None,
+        })
+        .collect();
+    let taken: Vec<_> = agent.taken().iter().map(|taken| taken.id).collect();
+    assert_eq!(told, taken, "each mark once, in order");
+    assert!(server.plane.stop().await);
+}
+
 /// Replay: `FARSHORE_SEED=<the printed seed> cargo test -p farshore-actors --test data_panics fifty`.
 #[actix::test]
 async fn fifty_random_panics_under_load_over_a_folder_vault_are_healed_without_loss() {

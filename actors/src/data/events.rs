@@ -152,6 +152,7 @@ impl IssueCode {
             Self::CacheThrottled => "cache_throttled",
             Self::CacheFull => "cache_full",
             Self::RestartStorm => "restart_storm",
+            Self::ThreadBlocked => "thread_blocked",
             Self::Unsealable => "unsealable",
         }
     }

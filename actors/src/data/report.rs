@@ -57,6 +57,8 @@ pub enum IssueCode {
     CacheFull,
     /// An actor keeps failing.
     RestartStorm,
+    /// An actor blocks its thread and cannot be ended.
+    ThreadBlocked,
     /// Nothing could be sealed of what the agent sent.
     Unsealable,
 }

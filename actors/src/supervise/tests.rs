@@ -16,6 +16,8 @@ struct Durable {
     written: Mutex<Vec<u32>>,
     born: Mutex<Vec<(u64, Instant, std::thread::ThreadId)>>,
     dies_at_birth: AtomicBool,
+    /// While it is set, a child that was told to block holds its thread.
+    blocks: AtomicBool,
 }
 
 struct Volume {
@@ -53,6 +55,8 @@ enum Do {
     Panic,
     PanicLater,
     Hang,
+    Block,
+    HoldUp,
     Look,
 }
 
@@ -69,6 +73,12 @@ impl Handler<Do> for Volume {
             Do::Panic => panic!("checksum mismatch"),
             Do::PanicLater => drop(ctx.run_later(Duration::ZERO, |_, _| panic!("in a timer"))),
             Do::Hang => ctx.wait(std::future::pending::<()>().into_actor(self)),
+            Do::Block => {
+                while self.durable.blocks.load(SeqCst) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            Do::HoldUp => std::thread::sleep(2 * policy().stall_max),
             Do::Look => {}
         }
         self.scratch.clone()
@@ -91,6 +101,7 @@ impl Handler<Retire> for Volume {
 struct Root {
     volumes: Warden<Volume>,
     losses: Arc<Mutex<Vec<(u32, Loss)>>>,
+    blocked: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Actor for Root {
@@ -108,6 +119,10 @@ impl Parent<Volume> for Root {
 
     fn child_lost(&mut self, child: &u32, loss: Loss, _: &mut Context<Self>) {
         self.losses.lock().push((*child, loss));
+    }
+
+    fn child_blocked(&mut self, child: &u32, _: &mut Context<Self>) {
+        self.blocked.lock().push(*child);
     }
 }
 
@@ -196,6 +211,7 @@ struct Rig {
     root: Addr<Root>,
     end: Abort,
     losses: Arc<Mutex<Vec<(u32, Loss)>>>,
+    blocked: Arc<Mutex<Vec<u32>>>,
 }
 
 fn policy() -> RestartPolicy {
@@ -212,11 +228,16 @@ fn policy() -> RestartPolicy {
 impl Rig {
     fn new(placement: Placement) -> Self {
         let losses = Arc::new(Mutex::new(Vec::new()));
-        let told = losses.clone();
+        let blocked = Arc::new(Mutex::new(Vec::new()));
+        let (told, seen) = (losses.clone(), blocked.clone());
         let log = Logger::root(Discard, o!());
-        let make = move |_: &mut Context<Root>| Root { volumes: Warden::new(log, placement, policy()), losses: told };
+        let make = move |_: &mut Context<Root>| Root {
+            volumes: Warden::new(log, placement, policy()),
+            losses: told,
+            blocked: seen,
+        };
         let (root, end) = start_root(make, |_| ());
-        Self { root, end, losses }
+        Self { root, end, losses, blocked }
     }
 
     fn admit(&self, child: u32) -> Arc<Durable> {
@@ -289,6 +310,43 @@ async fn a_child_that_stands_still_is_aborted_and_started_again() {
     rig.locate(1, 1).await;
     let report = rig.root.send(Look(1)).await.unwrap().unwrap();
     assert!(report.last_failure.unwrap().contains("no progress"));
+}
+
+#[actix::test]
+async fn nobody_is_blamed_for_a_thread_that_was_held_up() {
+    let rig = Rig::new(Placement::WithParent);
+    for child in 1..=8 {
+        rig.admit(child);
+    }
+    for _ in 0..3 {
+        let (child, _) = rig.locate(1, 0).await;
+        child.send(Do::HoldUp).await.unwrap();
+        let looked = Instant::now();
+        until("more looks", || looked.elapsed() > policy().stall_max / 2).await;
+    }
+    for child in 1..=8 {
+        assert_eq!(rig.root.send(Look(child)).await.unwrap().unwrap().restarts, 0, "{child}");
+    }
+}
+
+#[actix::test]
+async fn a_child_that_blocks_its_thread_is_told_once_and_started_again_when_it_lets_go() {
+    let arbiters = Arbiters::start(1).unwrap();
+    let rig = Rig::new(Placement::Spread(arbiters.clone()));
+    let durable = rig.admit(1);
+    let (child, _) = rig.locate(1, 0).await;
+    durable.blocks.store(true, SeqCst);
+    child.do_send(Do::Block);
+    until("it is told", || !rig.blocked.lock().is_empty()).await;
+    assert!(rig.losses.lock().is_empty(), "it cannot be ended");
+    // Several looks later it is still told once.
+    let looked = Instant::now();
+    until("more looks", || looked.elapsed() > 2 * policy().stall_max).await;
+    assert_eq!(*rig.blocked.lock(), [1]);
+    durable.blocks.store(false, SeqCst);
+    let (_, incarnation) = rig.locate(1, 1).await;
+    assert_eq!(incarnation, 2);
+    arbiters.stop_and_join(Duration::from_secs(5));
 }
 
 #[actix::test]

@@ -51,6 +51,9 @@ pub trait Parent<W: Ward>: Actor<Context = Context<Self>> + Handler<Ended<W>> {
 
     /// A life of a child is over.
     fn child_lost(&mut self, _child: &W::Id, _loss: Loss, _ctx: &mut Context<Self>) {}
+
+    /// A child blocks its thread: it was told to end and cannot. Said once in a life.
+    fn child_blocked(&mut self, _child: &W::Id, _ctx: &mut Context<Self>) {}
 }
 
 /// What follows from the end of a child's life.
@@ -91,6 +94,10 @@ struct Cell<W: Ward> {
     restarts: Vec<Instant>,
     vitals: Arc<Vitals>,
     seen: (u64, Instant),
+    /// The present life stood still and was told to end.
+    aborted: bool,
+    /// The parent was told that it blocks its thread.
+    blocked: bool,
     /// Set when it is to end: any ending is then final.
     leaving: bool,
 }
@@ -114,12 +121,15 @@ pub struct Warden<W: Ward> {
     timer: Option<SpawnHandle>,
     /// How many lives were begun.
     begun: u64,
+    /// When the children were looked at last.
+    looked: Instant,
 }
 
 impl<W: Ward> Warden<W> {
     /// Without children yet.
     pub fn new(log: Logger, placement: Placement, policy: RestartPolicy) -> Self {
-        Self { log, placement, policy, cells: BTreeMap::new(), due: BTreeSet::new(), timer: None, begun: 0 }
+        let (cells, due, looked) = (BTreeMap::new(), BTreeSet::new(), Instant::now());
+        Self { log, placement, policy, cells, due, timer: None, begun: 0, looked }
     }
 
     /// The present life of a child.
@@ -240,28 +250,45 @@ impl<W: Ward> Warden<W> {
         lot
     }
 
-    /// Aborts the children that stand still. A child that blocks its thread cannot be ended this way.
-    fn abort_what_stalls(&mut self) {
-        let now = Instant::now();
+    /// Aborts the children that stand still. A child that blocks its thread cannot be ended this way: it still lives at the
+    /// next look, and is given out once. Where the parent itself was held up, its children may have been as well: they are
+    /// given their time anew.
+    fn abort_what_stalls(&mut self) -> Vec<W::Id> {
+        let (now, mut blocked) = (Instant::now(), Vec::new());
+        if now.duration_since(std::mem::replace(&mut self.looked, now)) > self.policy.stall_max / 2 {
+            self.cells.values_mut().for_each(|cell| cell.seen.1 = now);
+            return blocked;
+        }
         for (child, cell) in &mut self.cells {
             let Some((_, abort)) = &cell.life else { continue };
             let progress = cell.vitals.progress();
-            if progress != cell.seen.0 {
+            if cell.aborted {
+                if !std::mem::replace(&mut cell.blocked, true) {
+                    error!(self.log, "an actor blocks its thread"; "kind" => W::KIND, "child" => ?child);
+                    blocked.push(child.clone());
+                }
+            } else if progress != cell.seen.0 {
                 cell.seen = (progress, now);
             } else if now.duration_since(cell.seen.1) > self.policy.stall_max {
                 let why = format!("it made no progress for {:?} and was aborted", self.policy.stall_max);
                 error!(self.log, "an actor stands still"; "kind" => W::KIND, "child" => ?child, "why" => &why);
                 cell.vitals.failed(why);
+                cell.aborted = true;
                 abort.abort();
             }
         }
+        blocked
     }
 }
 
 /// Sets a parent's warden going. Call it in `started`.
 pub fn attend<P: Parent<W>, W: Ward>(parent: &mut P, ctx: &mut Context<P>) {
     let interval = parent.warden().policy.stall_max / 4;
-    ctx.run_interval(interval, |parent, _| <P as Parent<W>>::warden(parent).abort_what_stalls());
+    ctx.run_interval(interval, |parent, ctx| {
+        for child in <P as Parent<W>>::warden(parent).abort_what_stalls() {
+            <P as Parent<W>>::child_blocked(parent, &child, ctx);
+        }
+    });
     schedule::<P, W>(parent, ctx);
 }
 
@@ -281,6 +308,8 @@ impl<W: Ward> Warden<W> {
             restarts: Vec::new(),
             vitals: Arc::default(),
             seen: (0, Instant::now()),
+            aborted: false,
+            blocked: false,
             leaving: false,
         };
         warden.cells.insert(child.clone(), cell);
@@ -315,6 +344,7 @@ fn start_child<P: Parent<W>, W: Ward>(parent: &mut P, child: &W::Id, ctx: &mut C
         return on_ended::<P, W>(parent, &ended, ctx);
     };
     cell.seen = (cell.vitals.progress(), Instant::now());
+    (cell.aborted, cell.blocked) = (false, false);
     cell.vitals.born(incarnation);
     let spec = cell.spec.clone();
     let life = Life::new(incarnation, cell.vitals.clone(), &warden.policy);

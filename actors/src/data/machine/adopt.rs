@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   take stock (no key) ─► key? ─► read the tail ─► may this owner go on? ─► claim the directory ─► upload stream
-//!        of the cache        │ no: Locked     │ newer owner: Fenced       │ cache lost: Failed      │ fences
-//!                            └ until it comes └ vault away: again                                   ▼
+//!        of the cache        │ no: Locked,    │ newer owner: Fenced       │ cache lost: Failed      │ fences
+//!                            └ see `locked`   └ vault away: again                                   ▼
 //!                                                              unlock the cache from the log's end ─► Ready
 //! ```
 
@@ -29,14 +29,14 @@ use crate::data::{DataError, DataEventKind, IssueCode, MachinePhase};
 use crate::supervise::{TurnError, Warden};
 
 /// Pause before the vault is asked again.
-const VAULT_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const VAULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the cache directory holds.
 pub(super) struct Stock {
     pub(super) dir: CacheDir,
     /// Who owned it when it was looked at.
-    owner: Option<Owner>,
-    recovered: Recovered,
+    pub(super) owner: Option<Owner>,
+    pub(super) recovered: Recovered,
     /// The stream said that the log is open, and the cache is being unlocked.
     unlocking: bool,
 }
@@ -81,6 +81,7 @@ impl Machine {
             let what = "the machine's data key is not here, so its log cannot be opened";
             let remedy = "It comes with the machine's agent, or with the configuration server.";
             self.spec.board.raise(IssueCode::VaultLocked, Severity::Warning, what.into(), remedy);
+            self.send_sealed(ctx);
             return;
         }
         self.spec.board.clear(IssueCode::VaultLocked);

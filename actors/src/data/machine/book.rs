@@ -4,7 +4,7 @@
 //!   closed ─► waiting (indexes of the first few kept) ─► committed: records tell marks and gaps
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use farshore_engine::cache::note::Note;
@@ -13,6 +13,7 @@ use farshore_engine::ids::{DiskNo, Lsn, Timestamp};
 use farshore_engine::log::SegmentNo;
 use farshore_engine::log::sequencer::ClosedSegment;
 use farshore_engine::record::{Mark, Record, RecordAt};
+use farshore_engine::vault::segment::SegmentIndex;
 use farshore_engine::vault::state::{DiskState, Gap, LogState, NewestMark};
 
 /// Waiting segments whose index stays in memory: those that the upload stream seals next. Chosen: twice the default
@@ -122,18 +123,31 @@ impl Book {
         Some((Done { segment, bytes: front.closed.items_end }, facts))
     }
 
-    /// The vault's log was read again: it goes up to `state`. Gives what turned out to be committed.
-    pub(super) fn catch_up(&mut self, state: LogState) -> Vec<Done> {
-        let mut done = Vec::new();
+    /// Segments that a log up to `state` holds already, and whose records are no longer in memory.
+    pub(super) fn unread(&self, state: &LogState) -> Vec<Arc<ClosedSegment>> {
+        let held = self.waiting.iter().take_while(|front| front.closed.last <= state.last_lsn);
+        held.filter(|front| front.closed.index.is_none()).map(|front| front.closed.clone()).collect()
+    }
+
+    /// The vault's log was read again: it goes up to `state`. Gives what turned out to be committed, and what that tells;
+    /// `read` are the records of those that [`Book::unread`] named.
+    pub(super) fn catch_up(
+        &mut self,
+        state: LogState,
+        read: &BTreeMap<SegmentNo, Vec<RecordAt>>,
+    ) -> (Vec<Done>, Vec<CommitFact>) {
+        let (mut done, mut facts) = (Vec::new(), Vec::new());
         while let Some(front) = self.waiting.front().filter(|front| front.closed.last <= state.last_lsn) {
-            done.push(Done { segment: front.closed.segment, bytes: front.closed.items_end });
-            self.waiting_bytes -= front.closed.items_end;
-            self.waiting.pop_front();
+            let (segment, closed) = (front.closed.segment, front.closed.clone());
+            let records = closed.index.as_ref().map(SegmentIndex::records).or(read.get(&segment).map(Vec::as_slice));
+            let (one, told) = self.commit(segment, records.unwrap_or_default()).expect("it is the front");
+            done.push(one);
+            facts.extend(told);
         }
         if state.last_lsn > self.committed.last_lsn {
             self.jump(state);
         }
-        done
+        (done, facts)
     }
 
     fn last(&self) -> Lsn {
@@ -205,7 +219,7 @@ mod tests {
     use super::*;
     use farshore_engine::ids::{Epoch, IncarnationId, MachineId, MarkId, Salt, TimelineId, WriterId};
     use farshore_engine::record::{DiskInfo, GapReason, MarkKind};
-    use farshore_engine::vault::segment::{SegmentIdentity, SegmentIndex};
+    use farshore_engine::vault::segment::SegmentIdentity;
 
     /// A log whose segments are written down record by record.
     struct Log {
@@ -322,13 +336,36 @@ mod tests {
             book.add(closed, None);
         }
         assert_eq!(book.waiting_bytes(), 4000);
-        let done = book.catch_up(states[2].clone());
+        let (done, _) = book.catch_up(states[2].clone(), &BTreeMap::new());
         assert_eq!(done.iter().map(|done| done.segment.0).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!((book.committed(), book.waiting_bytes()), (states[2].last_lsn, 1000));
         assert_eq!(book.newest_mark().map(|mark| mark.mark), Some(MarkId([3; 16])));
         assert_eq!(book.commit(SegmentNo(2), &[]), None, "it is known to be committed");
-        assert!(book.catch_up(states[1].clone()).is_empty(), "an older reading of the log takes nothing back");
+        assert!(
+            book.catch_up(states[1].clone(), &BTreeMap::new()).0.is_empty(),
+            "an older reading of the log takes nothing back"
+        );
         assert_eq!(book.committed(), states[2].last_lsn);
+    }
+
+    #[test]
+    fn what_turns_out_to_be_committed_tells_the_same_as_what_was_seen_to_be() {
+        let (mut log, mut seen, mut found) = (Log::new(), Book::default(), Book::default());
+        let (mut facts, mut read) = (Vec::new(), BTreeMap::new());
+        for records in [None, Some(vec![Record::GapClosed { disk: DiskNo(1) }, mark(1)]), Some(vec![mark(2)])] {
+            let (mut closed, records) = if let Some(records) = records { log.segment(records) } else { log.opening() };
+            // As behind a backlog: the index is in the file alone.
+            closed.index = None;
+            seen.add(closed.clone(), None);
+            facts.extend(seen.commit(closed.segment, &records).expect("the front").1);
+            read.insert(closed.segment, records);
+            found.add(closed, None);
+        }
+        assert_eq!(found.unread(&log.state).len(), 3);
+        let (done, told) = found.catch_up(log.state.clone(), &read);
+        assert_eq!((done.len(), &told), (3, &facts));
+        assert_eq!(told.iter().filter(|fact| matches!(fact, CommitFact::Mark { .. })).count(), 2);
+        assert_eq!(found.newest_mark(), seen.newest_mark());
     }
 
     #[test]

@@ -23,6 +23,7 @@
 mod adopt;
 mod book;
 mod leaving;
+mod locked;
 mod sessions;
 mod writing;
 

@@ -1,7 +1,7 @@
 //! The log's way through the machine: batch in, frames to the disks, one append and one sync for all that waits,
 //! acknowledgement, closed segments to the upload stream.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +9,17 @@ use actix::prelude::*;
 use farshore_engine::cache::CacheError;
 use farshore_engine::cache::dir::CacheDir;
 use farshore_engine::cache::file::SegmentFile;
+use farshore_engine::cache::recover::reindex;
 use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::{DiskNo, Lsn, Salt};
 use farshore_engine::log::SegmentNo;
 use farshore_engine::log::sequencer::{AppendJob, AppendNo, Dispatch, LogOf, Sequencer};
+use farshore_engine::record::RecordAt;
 use farshore_engine::vault::crypto::DataKey;
 use farshore_engine::vault::segment::{FrameSealer, SegmentIdentity};
 use farshore_engine::vault::state::LogState;
 use parking_lot::Mutex;
-use slog::error;
+use slog::{error, warn};
 
 use super::book::{Book, CommitFact, Done};
 use super::{Machine, now};
@@ -226,12 +228,41 @@ impl Machine {
         }
     }
 
-    /// A later life of the stream has read the vault's log up to `state`.
+    /// The stream, or a later life of it, has read the vault's log up to `state`. What it holds of what waited is
+    /// committed, and tells its marks and gaps as ever; records that are not in memory are read from the cache first.
     pub(super) fn offer_again(&mut self, state: LogState, ctx: &mut Context<Self>) {
         let Some(writer) = &mut self.writer else { return };
-        let done = writer.book.catch_up(state);
+        let unread = writer.book.unread(&state);
+        if unread.is_empty() {
+            return self.caught_up(state, &BTreeMap::new(), ctx);
+        }
+        let (dir, key, turn) = (writer.dir.clone(), writer.key.clone(), self.turn.clone());
+        let (pool, log) = (self.spec.wiring.file_pool.clone(), self.log.clone());
+        let read = move || {
+            let records = unread.iter().map(|closed| (closed.segment, reindex(&dir, closed, &key)));
+            let mut read = BTreeMap::new();
+            for (segment, index) in records {
+                match index {
+                    Ok(index) => drop(read.insert(segment, index.records().to_vec())),
+                    Err(error) => warn!(log, "a committed segment's marks are not told"; "why" => %error),
+                }
+            }
+            read
+        };
+        let reading = async move { turn.run(&pool, read).await };
+        ctx.spawn(reading.into_actor(self).map(move |read, machine, ctx| match read {
+            Ok(read) => machine.caught_up(state, &read, ctx),
+            Err(TurnError::Superseded) => ctx.stop(),
+            Err(TurnError::Offload(error)) => panic!("read from the cache: {error}"),
+        }));
+    }
+
+    fn caught_up(&mut self, state: LogState, read: &BTreeMap<SegmentNo, Vec<RecordAt>>, ctx: &mut Context<Self>) {
+        let Some(writer) = &mut self.writer else { return };
+        let (done, facts) = writer.book.catch_up(state, read);
         let committed = writer.book.committed();
         done.into_iter().for_each(|done| self.keep_as_spare(done));
+        facts.into_iter().for_each(|fact| self.tell(fact));
         self.to_session(ToSession::Committed(committed));
         self.offer_all();
         self.upkeep(ctx);

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use farshore_engine::cache::io::Space;
+use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::MachineId;
 use farshore_engine::protocol::{Redirect, Refusal, RefusalCode};
 use futures_util::future::join_all;
@@ -32,7 +33,7 @@ use super::ledger::Ledger;
 use super::machine::{AskForMark, Machine, SendAgentTo, TakeConnection};
 use super::messages::{RedirectAgent, Report, RequestMark};
 use super::wiring::Wiring;
-use super::{ActorReport, DataError, ProcessServerReport};
+use super::{ActorReport, DataError, IssueCode, ProcessServerReport};
 use crate::supervise::{
     ActorKind, Ended, Life, Loss, OsChance, Parent, Placement, Retire, Ward, Warden, attend, on_ended, wall_clock,
 };
@@ -170,8 +171,22 @@ impl Parent<Machine> for ProcessServer {
 
     fn child_born(&mut self, machine: &MachineId, _: Addr<Machine>, _: u64, _: &mut Context<Self>) {
         if let Some(board) = self.board(*machine) {
+            board.clear(IssueCode::ThreadBlocked);
             board.actor_born(ActorKind::Machine);
         }
+    }
+
+    fn child_blocked(&mut self, machine: &MachineId, _: &mut Context<Self>) {
+        let Some(board) = self.board(*machine) else { return };
+        let stall = self.spec.wiring.config.limits.restarts.stall_max;
+        let what = format!(
+            "the machine's actor has made no progress for more than {} s and cannot be ended: something blocks its \
+             thread, and with it every machine on it",
+            stall.as_secs()
+        );
+        let remedy = "Look at the vault and the cache disk; where they answer, restart the process server and report this \
+                      defect. Nothing committed or durable is lost; agents keep what is neither.";
+        board.raise(IssueCode::ThreadBlocked, Severity::Critical, what, remedy);
     }
 
     /// A machine that was given up rests and is tried again: nothing else would ever bring it back.

@@ -43,7 +43,7 @@ use crate::supervise::{ActorKind, LaneTurn, Life, Retire, Ward};
 
 pub(super) use slot::read_tail;
 use work::Ready;
-pub(super) use work::WorkError;
+pub(super) use work::{WorkError, put};
 
 /// Pause before the tail is read again when the vault does not answer.
 const TAIL_PAUSE: Duration = Duration::from_secs(1);

@@ -317,7 +317,12 @@ async fn reopen(spec: &MachineSpec, dir: &CacheDir, turn: &LaneTurn, offer: &Off
 }
 
 /// Stages parts under a token that names epoch, writer and content, so that rivals' bytes never mix.
-async fn put(spec: &MachineSpec, slot: Slot, parts: Vec<Bytes>, digest: FooterDigest) -> Result<Staged, StoreError> {
+pub(in crate::data) async fn put(
+    spec: &MachineSpec,
+    slot: Slot,
+    parts: Vec<Bytes>,
+    digest: FooterDigest,
+) -> Result<Staged, StoreError> {
     let token = format!("{:016x}-{}-{digest}", spec.owner.epoch.0, spec.owner.writer);
     let name = spec.slot_name(slot);
     let store = &spec.wiring.config.store;

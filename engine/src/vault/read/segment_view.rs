@@ -15,9 +15,9 @@ use crate::ids::{Lsn, MachineId, Slot, TimelineId};
 use crate::section::Section;
 use crate::vault::crypto::{DataKey, OpenError};
 use crate::vault::layout::ObjectName;
-use crate::vault::segment::{Footer, FrameOpener, IndexRow, ItemHeader, ItemKind, Trailer};
+use crate::vault::segment::{Footer, FooterDigest, FrameOpener, IndexRow, ItemHeader, ItemKind, Trailer};
 use crate::vault::state::LogState;
-use crate::vault::store::ObjectStore;
+use crate::vault::store::{ObjectStore, StoreErrorKind};
 
 /// How much of an object's end is read first, in bytes. Chosen: holds the footer of a segment of 5,000 random writes
 /// (10 bytes a row); half of it makes most reads of a busy segment two, double of it costs 5 ms more at 100 Mbit/s.
@@ -178,18 +178,8 @@ pub(super) async fn open_footer(
 ) -> Result<OpenedFooter, ReadError> {
     let name = ObjectName::log(machine, timeline, filled.slot);
     let damaged = |damage: Damage| ReadError::damaged(name.clone(), damage);
-    let from = filled.bytes.saturating_sub(TAIL_READ_BYTES);
-    let tail = range(store, &name, from, filled.bytes - from).await?;
-    let trailer = Trailer::parse(&tail).map_err(|error| damaged(error.into()))?;
+    let ObjectEnd { from, tail, trailer, top } = read_end(store, &name, filled.bytes).await?;
     let found = from + tail.len() as u64;
-    if trailer.object_bytes() != found {
-        return Err(damaged(Damage::Length { expected: trailer.object_bytes(), found }));
-    }
-    let top_bytes = u64::from(trailer.top_sealed_bytes);
-    let top = match trailer.top_at.checked_sub(from) {
-        Some(at) => tail.slice(at as usize..(at + top_bytes) as usize),
-        None => range(store, &name, trailer.top_at, top_bytes).await?,
-    };
     let footer = Footer::open(key, machine, timeline, &trailer, &top).map_err(|error| damaged(error.into()))?;
     if footer.slot != filled.slot {
         return Err(damaged(Damage::Misplaced { sealed_for: footer.slot }));
@@ -199,6 +189,44 @@ pub(super) async fn open_footer(
         (trailer.items_end, tail.slice(at as usize..end as usize))
     });
     Ok(OpenedFooter { footer, object_bytes: found, pages })
+}
+
+/// The end of a log object, not opened.
+struct ObjectEnd {
+    /// Where `tail` begins.
+    from: u64,
+    tail: Bytes,
+    trailer: Trailer,
+    top: Bytes,
+}
+
+async fn read_end(store: &dyn ObjectStore, name: &ObjectName, bytes: u64) -> Result<ObjectEnd, ReadError> {
+    let damaged = |damage: Damage| ReadError::damaged(name.clone(), damage);
+    let from = bytes.saturating_sub(TAIL_READ_BYTES);
+    let tail = range(store, name, from, bytes - from).await?;
+    let trailer = Trailer::parse(&tail).map_err(|error| damaged(error.into()))?;
+    let found = from + tail.len() as u64;
+    if trailer.object_bytes() != found {
+        return Err(damaged(Damage::Length { expected: trailer.object_bytes(), found }));
+    }
+    let top_bytes = u64::from(trailer.top_sealed_bytes);
+    let top = match trailer.top_at.checked_sub(from) {
+        Some(at) => tail.slice(at as usize..(at + top_bytes) as usize),
+        None => range(store, name, trailer.top_at, top_bytes).await?,
+    };
+    Ok(ObjectEnd { from, tail, trailer, top })
+}
+
+/// The digest of the footer in a slot, `None` where the slot is not filled. Needs no key, and so proves only which bytes lie
+/// there: enough to see whether a segment that was sealed behind them still follows.
+pub async fn footer_digest_in(store: &dyn ObjectStore, name: &ObjectName) -> Result<Option<FooterDigest>, ReadError> {
+    let bytes = match store.head(name).await {
+        Ok(meta) => meta.bytes,
+        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ReadError::store(name, error)),
+    };
+    let end = read_end(store, name, bytes).await?;
+    Ok(Some(end.trailer.footer_digest(&end.top)))
 }
 
 async fn range(store: &dyn ObjectStore, name: &ObjectName, offset: u64, len: u64) -> Result<Bytes, ReadError> {

@@ -205,6 +205,15 @@ fn append_top(
     FooterDigest(blake3::hash(&out[from..]).into())
 }
 
+impl Trailer {
+    /// The digest of the footer that ends in this trailer; `top` is its sealed top. Needs no key.
+    pub fn footer_digest(&self, top: &[u8]) -> FooterDigest {
+        let mut digest = blake3::Hasher::new();
+        digest.update(top).update(&self.encode());
+        FooterDigest(digest.finalize().into())
+    }
+}
+
 impl Footer {
     /// Opens a footer: `top` is what lies from the trailer's `top_at` on, `top_sealed_bytes` long. The caller still
     /// compares `slot` with the slot it read and `previous` with the digest of the slot before.
@@ -227,9 +236,7 @@ impl Footer {
         if kind != trailer.kind || parsed.pages.len() != trailer.pages as usize {
             return Err(Malformed::Value { what: "top", value: trailer.pages.into() }.into());
         }
-        let mut digest = blake3::Hasher::new();
-        digest.update(top).update(&encoded);
-        Ok(Self::assemble(machine, timeline, trailer, parsed, FooterDigest(digest.finalize().into())))
+        Ok(Self::assemble(machine, timeline, trailer, parsed, trailer.footer_digest(top)))
     }
 
     fn assemble(machine: MachineId, timeline: TimelineId, trailer: &Trailer, top: Top, digest: FooterDigest) -> Self {
