@@ -40,7 +40,7 @@ fn nbdinfo_sees_every_export_with_what_it_can_do() {
         assert_eq!(export["block_size_maximum"], 32 * MIB);
         assert_eq!(export["is_read_only"], !writable);
         assert_eq!(export["contexts"][0], "base:allocation");
-        for able in ["can_df", "can_flush", "can_multi_conn"] {
+        for able in ["can_df", "can_flush", "can_multi_conn", "can_cache"] {
             assert_eq!(export[able], true, "{able}");
         }
         for able in ["can_fua", "can_trim", "can_zero", "can_fast_zero"] {
@@ -175,6 +175,10 @@ def chunk(buffer, offset, status, error):
 h.pread_structured(4 << 20, 0, chunk)
 assert any(status == nbd.READ_HOLE for _, _, status in chunks), chunks
 assert any(status == nbd.READ_DATA for _, _, status in chunks), chunks
+assert h.can_cache()
+h.cache(64 << 20, 0)
+h.cache(4096, (64 << 20) - 4096)
+assert h.pread(65536, 2 << 20) == bytes(24576) + b"B" * 40960
 h.set_strict_mode(0)
 import errno
 def fails(number, call, *args):
@@ -190,7 +194,7 @@ fails(errno.EINVAL, h.pread, 4096, 64 << 20)
 fails(errno.ENOSPC, h.pwrite, b"x" * 4096, 64 << 20)
 fails(errno.ENOSPC, h.zero, 8192, (64 << 20) - 4096)
 fails(errno.EINVAL, h.trim, 8192, (64 << 20) - 4096)
-fails(errno.EINVAL, h.cache, 4096, 0)
+fails(errno.EINVAL, h.cache, 4096, 64 << 20)
 fails(errno.EINVAL, h.pwrite, b"x" * ((32 << 20) + 4096), 0)
 assert h.pread(4096, 1 << 20) == bytes(4096)
 print("all as promised")

@@ -115,7 +115,7 @@ fn an_overlay_takes_writes_trims_and_zeroes_and_the_point_stays_as_it_was() {
         assert!(overlaid[..1 << 20].iter().all(|byte| *byte == 0x5a));
         nbdsh(
             &uri,
-            "h.zero(4096, 0, nbd.CMD_FLAG_FAST_ZERO)\nassert h.pread(8192, 0) == bytes(4096) + b'\\x5a' * 4096",
+            "h.cache(1 << 20, 0)\nh.zero(4096, 0, nbd.CMD_FLAG_FAST_ZERO)\nassert h.pread(8192, 0) == bytes(4096) + b'\\x5a' * 4096",
         );
         assert!(served.is_untouched());
     }

@@ -173,7 +173,10 @@ fn host_name() -> String {
 
 fn failure(error: &AgentError) -> Failure {
     let kind = match error {
-        AgentError::Config(_) | AgentError::Disk { .. } | AgentError::StateOnCapturedDisk { .. } => ExitKind::Usage,
+        AgentError::Config(_)
+        | AgentError::Disk { .. }
+        | AgentError::ForeignState { .. }
+        | AgentError::StateOnCapturedDisk { .. } => ExitKind::Usage,
         AgentError::Papers(PapersError::Enrol(LinkError::Unreachable { .. } | LinkError::Broken(_))) => {
             ExitKind::Unreachable
         }

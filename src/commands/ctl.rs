@@ -98,6 +98,9 @@ enum CtlCommand {
         /// What to call it.
         #[arg(long, default_value = "")]
         label: String,
+        /// Run the machine's hooks around it: an app-consistent mark.
+        #[arg(long)]
+        app: bool,
     },
     /// List process servers.
     ProcessServers,
@@ -210,9 +213,9 @@ async fn perform(client: &Client, command: &CtlCommand, json: bool) -> Outcome {
             let begun = client.post(&format!("machines/{machine}/move"), &json!({ "to": target })).await?;
             return follow(client, begun, wait, show).await;
         }
-        CtlCommand::Mark { machine, label } => {
+        CtlCommand::Mark { machine, label, app } => {
             let id = client.machine_id(machine).await?;
-            show(&[], &client.post(&format!("machines/{id}/marks"), &json!({ "label": label })).await?);
+            show(&[], &client.post(&format!("machines/{id}/marks"), &json!({ "label": label, "app": app })).await?);
         }
         CtlCommand::ProcessServers => {
             show(table::PROCESS_SERVERS, &client.list("process-servers", usize::MAX).await?);

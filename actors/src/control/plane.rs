@@ -202,14 +202,15 @@ impl ControlPlane {
         }
     }
 
-    /// Asks a machine's agent for a mark now.
-    pub async fn mark(&self, machine: MachineId, label: String) -> Result<MarkId, Fault> {
+    /// Asks a machine's agent for a mark now; an app mark runs the machine's hooks around it, and where it has none the agent
+    /// takes a crash mark and says so.
+    pub async fn mark(&self, machine: MachineId, kind: MarkKind, label: String) -> Result<MarkId, Fault> {
         if !label.is_empty() {
             check_label(&label, "a mark's label")?;
         }
         self.room.ledger().machine(machine)?;
         let (server, _) = self.owner(machine)?;
-        let command = Command::RequestMark { machine, kind: MarkKind::Crash, label };
+        let command = Command::RequestMark { machine, kind, label };
         match self.room.execute(server, command, ASK_WITHIN).await? {
             CommandResult::MarkRequested { mark } => Ok(mark),
             other => Err(unexpected(&other)),

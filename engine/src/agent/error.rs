@@ -21,6 +21,17 @@ pub enum AgentError {
         /// Why.
         cause: std::io::Error,
     },
+    /// A server lives here.
+    #[error(
+        "{path} is the state directory of a configuration or process server ({found} lies in it): give the agent a \
+         directory of its own"
+    )]
+    ForeignState {
+        /// The directory.
+        path: PathBuf,
+        /// What says so.
+        found: &'static str,
+    },
     /// Another agent lives here.
     #[error("another agent uses the state directory {path}: stop it, or give this one a directory of its own")]
     SecondAgent {

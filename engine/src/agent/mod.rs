@@ -25,11 +25,11 @@ mod seen;
 pub mod session;
 mod shared;
 pub mod state;
+mod state_dir;
 pub mod status;
 pub mod tls_dial;
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -125,7 +125,7 @@ impl Prepared {
     /// Takes the state directory and opens the disks.
     pub fn new(config: AgentConfig, logger: Logger) -> Result<Self, AgentError> {
         config.check().map_err(AgentError::Config)?;
-        let lock = lock(&config.state_dir)?;
+        let lock = state_dir::take(&config.state_dir)?;
         let disks = disks::open(&config)?;
         Ok(Self { config, disks, lock, logger })
     }
@@ -165,22 +165,6 @@ impl Prepared {
         let (shared, starts) = assemble(config, papers, file, &state, clean_stop, ready, &network, logger);
         tell_of_start(&shared, &remembered, before, &starts);
         launch(shared, network, lock)
-    }
-}
-
-fn lock(state_dir: &Path) -> Result<File, AgentError> {
-    let failed = |doing| move |cause| AgentError::State { doing, path: state_dir.to_owned(), cause };
-    std::fs::create_dir_all(state_dir).map_err(failed("create"))?;
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(state_dir.join("agent.lock"))
-        .map_err(failed("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(AgentError::SecondAgent { path: state_dir.to_owned() }),
-        Err(std::fs::TryLockError::Error(cause)) => Err(failed("lock")(cause)),
     }
 }
 
@@ -272,6 +256,13 @@ fn tell_of_start(shared: &Shared, remembered: &Remembered, before: Option<&Agent
             shared.state.path().display()
         );
         shared.event(Severity::Warning, "agent_state_damaged", text);
+    }
+    if matches!(remembered, Remembered::State(_)) && before.is_none() {
+        let text = format!(
+            "{} is of another machine, vault or timeline: nothing it says counts, and every disk is compared",
+            shared.state.path().display()
+        );
+        shared.event(Severity::Warning, "agent_state_of_other_log", text);
     }
     for (disk, found) in shared.known.disks.iter().zip(found) {
         let mib = (u64::from(found.hot_regions) * shared.config.region_bytes) >> 20;

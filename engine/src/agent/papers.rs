@@ -86,7 +86,10 @@ fn load<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, PapersEr
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(file_error("read", path, &error)),
     };
-    serde_json::from_slice(&text).map(Some).map_err(|error| file_error("understand", path, &error))
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        let remedy = "the file is damaged: restore it, or move it away and enrol this machine anew with a join token";
+        file_error("understand", path, &format!("{error}; {remedy}"))
+    })
 }
 
 /// Writes JSON beside the file, syncs it and moves it into place.

@@ -100,6 +100,11 @@ impl Export for TapExport {
         self.settle(flags.fua)
     }
 
+    fn cache(&self, offset: u64, len: u32) -> Result<(), NbdError> {
+        self.tap.disks()[self.disk].backing.will_need(offset, len.into());
+        Ok(())
+    }
+
     fn block_status(&self, offset: u64, len: u32, max_extents: usize) -> Result<Vec<StatusExtent>, NbdError> {
         Ok(self.tap.disks()[self.disk].backing.extents(offset, len.into(), max_extents)?)
     }

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::export::StatusExtent;
@@ -246,6 +246,11 @@ impl BackingDisk {
     /// Makes every write that completed before the call stable. Calls that wait for each other share one sync.
     pub fn sync(&self) -> io::Result<()> {
         self.syncs.run(|| rustix::fs::fdatasync(&self.file).map_err(Into::into))
+    }
+
+    /// A range will be read soon. Whether the system follows the advice, nobody needs to know.
+    pub fn will_need(&self, offset: u64, len: u64) {
+        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
     }
 
     /// Gives a range back. True where it now reads as zeroes, false where nothing was done.

@@ -190,6 +190,7 @@ impl Shared {
             Op::BlockStatus { offset, len } => return self.block_status(&request, offset, len, now),
             Op::Write { offset, fua, .. } => self.export.write(offset, payload, fua),
             Op::Flush => self.export.flush(),
+            Op::Cache { offset, len } => self.export.cache(offset, len),
             Op::Trim { offset, len, fua } => self.export.trim(offset, len, fua),
             Op::WriteZeroes { offset, len, flags } => self.export.write_zeroes(offset, len, flags),
         };
@@ -332,7 +333,7 @@ fn weight_bytes(op: &Op) -> u64 {
     match *op {
         Op::Read { len, .. } | Op::Write { len, .. } => OWN_BYTES + u64::from(len),
         Op::BlockStatus { .. } => OWN_BYTES + 8 * EXTENTS_MAX as u64,
-        Op::Flush | Op::Trim { .. } | Op::WriteZeroes { .. } => OWN_BYTES,
+        Op::Flush | Op::Cache { .. } | Op::Trim { .. } | Op::WriteZeroes { .. } => OWN_BYTES,
     }
 }
 

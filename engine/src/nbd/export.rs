@@ -38,6 +38,8 @@ pub struct ExportInfo {
     pub can_zero: bool,
     /// Whether `write_zeroes` can tell at once that it would not be faster than writing.
     pub can_fast_zero: bool,
+    /// Whether `cache` is taken.
+    pub can_cache: bool,
     /// Whether a flush on one connection covers what was completed on all.
     pub can_multi_conn: bool,
 }
@@ -57,6 +59,7 @@ impl ExportInfo {
             can_trim: true,
             can_zero: true,
             can_fast_zero: true,
+            can_cache: true,
             can_multi_conn: true,
         }
     }
@@ -135,6 +138,13 @@ pub enum Op {
         /// How.
         flags: ZeroFlags,
     },
+    /// Have a range at hand.
+    Cache {
+        /// First byte.
+        offset: u64,
+        /// Length in bytes.
+        len: u32,
+    },
     /// Tell what is allocated.
     BlockStatus {
         /// First byte.
@@ -209,6 +219,11 @@ pub trait Export: Send + Sync {
 
     /// Makes a range read as zeroes.
     fn write_zeroes(&self, offset: u64, len: u32, flags: ZeroFlags) -> Result<(), NbdError>;
+
+    /// The client will read this range soon: advice, which need not be followed.
+    fn cache(&self, _offset: u64, _len: u32) -> Result<(), NbdError> {
+        Ok(())
+    }
 
     /// The allocation from `offset` on, at most `max_extents` extents. They begin at `offset`, follow each other, and cover at
     /// least one sector; together they may be shorter than `len` but not longer.

@@ -69,6 +69,11 @@ impl Export for FileExport {
         self.settle(flags.fua)
     }
 
+    fn cache(&self, offset: u64, len: u32) -> Result<(), NbdError> {
+        self.disk.will_need(offset, len.into());
+        Ok(())
+    }
+
     fn block_status(&self, offset: u64, len: u32, max_extents: usize) -> Result<Vec<StatusExtent>, NbdError> {
         Ok(self.disk.extents(offset, len.into(), max_extents)?)
     }

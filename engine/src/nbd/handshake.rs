@@ -204,6 +204,7 @@ fn transmission_flags(told: &ExportInfo, structured: bool) -> u16 {
         (told.can_zero, flag::SEND_WRITE_ZEROES),
         (structured, flag::SEND_DF),
         (told.can_multi_conn, flag::CAN_MULTI_CONN),
+        (told.can_cache, flag::SEND_CACHE),
         (told.can_zero && told.can_fast_zero, flag::SEND_FAST_ZERO),
     ]
     .into_iter()

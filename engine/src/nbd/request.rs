@@ -30,6 +30,7 @@ impl Terms {
                 let flags = ZeroFlags { no_hole, fua, fast };
                 (Op::WriteZeroes { offset, len, flags }, true, self.info.can_zero)
             }
+            command::CACHE => (Op::Cache { offset, len }, false, self.info.can_cache),
             command::BLOCK_STATUS => (Op::BlockStatus { offset, len }, false, self.status),
             _ => return Err(invalid("unknown command")),
         };
@@ -150,6 +151,9 @@ mod tests {
         assert_eq!(errno(&read_only, command::BLOCK_STATUS, 0, 0, 512), 22);
         let mut plain = terms();
         (plain.info.can_trim, plain.info.can_fast_zero, plain.info.can_flush) = (false, false, false);
+        assert_eq!(errno(&plain, command::CACHE, 0, 0, 512), 0);
+        plain.info.can_cache = false;
+        assert_eq!(errno(&plain, command::CACHE, 0, 0, 512), 22);
         assert_eq!(errno(&plain, command::TRIM, 0, 0, 512), 22);
         assert_eq!(errno(&plain, command::WRITE_ZEROES, command_flag::FAST_ZERO, 0, 512), 22);
         assert_eq!(errno(&plain, command::FLUSH, 0, 0, 0), 22);

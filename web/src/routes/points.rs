@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, get, post, web};
 use farshore_actors::control::view;
 use farshore_engine::control::messages::PointInfo;
 use farshore_engine::ids::Lsn;
+use farshore_engine::record::MarkKind;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -75,6 +76,9 @@ pub struct MarkBody {
     /// What the operator calls it.
     #[serde(default)]
     pub label: String,
+    /// Run the machine's hooks around it, so that its applications are at rest: an app-consistent mark.
+    #[serde(default)]
+    pub app: bool,
 }
 
 /// A mark that was asked for.
@@ -96,6 +100,8 @@ pub(crate) async fn request_mark(
     body: web::Json<MarkBody>,
 ) -> Result<HttpResponse, Problem> {
     let machine = resolve(&api.plane, &path)?;
-    let mark = api.plane.mark(machine, body.into_inner().label).await?;
+    let MarkBody { label, app } = body.into_inner();
+    let kind = if app { MarkKind::App } else { MarkKind::Crash };
+    let mark = api.plane.mark(machine, kind, label).await?;
     Ok(HttpResponse::Accepted().json(MarkRequestedBody { id: mark.to_string() }))
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::control::fault::FaultCode;
 use crate::control::ledger::records::ServedState;
 use crate::control::view::ServeRequest;
+use farshore_engine::record::MarkKind;
 
 fn newest(machine: MachineId) -> ServeRequest {
     ServeRequest { machine, selector: PointSelector::Newest, disks: vec![], read_only: false, test: false }
@@ -15,7 +16,7 @@ async fn a_point_is_listed_marked_served_and_stopped() {
     installation.epoch_of(machine.id, one.id).await;
     let plane = installation.plane();
     assert_eq!(plane.points(machine.id, None, 10).await.expect("listed").points.len(), 1);
-    assert_eq!(plane.mark(machine.id, "now".into()).await, Ok(MarkId([4; 16])));
+    assert_eq!(plane.mark(machine.id, MarkKind::Crash, "now".into()).await, Ok(MarkId([4; 16])));
 
     let begun = plane.begin_serve(&operator(), newest(machine.id)).await.expect("begun");
     assert_eq!(installation.over(begun.job.id).await.state, JobState::Done);
