@@ -164,7 +164,7 @@ export function App() {
   const frame = () => {
     switch (phase.value) {
       case 'starting':
-        return null;
+        return <div class="login"><Logo size={44} /></div>;
       case 'signed-out':
         return <Login />;
       case 'loading':

@@ -39,10 +39,11 @@ async function problem(answer: Response): Promise<Trouble> {
   return new Trouble(answer.status, body.code ?? 'unknown', title, body.detail ?? '', body.remedy ?? '');
 }
 
-async function ask(method: string, path: string, body?: unknown, withinMs = ANSWER_WITHIN_MS): Promise<Response> {
+async function ask(method: string, path: string, body?: unknown, withinMs = ANSWER_WITHIN_MS, ifMatch?: string): Promise<Response> {
   const headers: Record<string, string> = { accept: 'application/json' };
   if (csrf !== null && method !== 'GET') headers['x-farshore-csrf'] = csrf;
   if (body !== undefined) headers['content-type'] = 'application/json';
+  if (ifMatch !== undefined) headers['if-match'] = ifMatch;
   const request: RequestInit = { method, headers, signal: AbortSignal.timeout(withinMs), cache: 'no-store' };
   if (body !== undefined) request.body = JSON.stringify(body);
   const answer = await fetch(BASE + path, request).catch((cause: unknown) => {
@@ -58,6 +59,16 @@ export async function get<T>(path: string, withinMs?: number): Promise<T> {
 
 export async function post<T>(path: string, body: unknown): Promise<T> {
   return (await ask('POST', path, body)).json() as Promise<T>;
+}
+
+/** A command whose answer says nothing but that it was taken. */
+export async function command(path: string, body?: unknown): Promise<void> {
+  await ask('POST', path, body);
+}
+
+/** Changes an item that is still the version that the caller saw. */
+export async function edit(path: string, etag: string, body: unknown): Promise<void> {
+  await ask('PATCH', path, body, ANSWER_WITHIN_MS, etag);
 }
 
 export async function remove(path: string): Promise<void> {

@@ -23,6 +23,7 @@ const STATES: Record<string, Tone> = {
   stopping: 'busy',
   silent: 'warn',
   paused: 'warn',
+  cancelled: 'quiet',
   agent_away: 'crit',
   interrupted: 'crit',
   unassigned: 'crit',

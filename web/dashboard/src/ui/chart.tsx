@@ -27,7 +27,7 @@ interface ChartProps {
   /** Values are bytes: the scale goes in powers of two. */
   binary?: boolean;
   /** Values with a line of their own across the chart. */
-  limits?: { value: number; colour: string; label: string }[];
+  limits?: { value: number; colour: string }[];
 }
 
 function css(name: string): string {
@@ -120,7 +120,7 @@ function options(props: ChartProps, width: number): uPlot.Options {
     width,
     height: props.height,
     legend: { show: false },
-    padding: [8, 8, 0, 0],
+    padding: [8, 16, 0, 0],
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: {
       x: { time: true, range: (_, __, max) => [max - props.window, max] },
@@ -147,7 +147,7 @@ export function Chart(props: ChartProps) {
   const plot = useRef<uPlot | null>(null);
   const data = useMemo(() => cut(props.times, props.columns, props.window), [props.times, props.window]);
   const look = shade.value;
-  const shape = `${look} ${props.window} ${props.height} ${props.lines.map((line) => line.label).join()}`;
+  const shape = `${look} ${props.limits?.map((limit) => limit.value).join()} ${props.window} ${props.height} ${props.lines.map((line) => line.label).join()}`;
 
   useEffect(() => {
     const element = host.current;

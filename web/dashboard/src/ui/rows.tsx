@@ -11,6 +11,8 @@ export interface Column<T> {
   /** What to sort by; none: the column does not sort. */
   sort?: (item: T) => number | string;
   right?: boolean;
+  /** The title is there, but not seen. */
+  bare?: boolean;
   /** Left out where there is little room. */
   wide?: boolean;
   cell: (item: T) => ComponentChildren;
@@ -30,13 +32,15 @@ interface RowsProps<T> {
 
 /** Rows kept above and below what is in sight. */
 const SPARE = 6;
+/** Made once: making one for each comparison costs more than the comparison. */
+const NAMES = new Intl.Collator('en', { numeric: true });
 
 function sorted<T>(items: T[], column: Column<T> | undefined, down: boolean): T[] {
   const by = column?.sort;
   if (by === undefined) return items;
   const keyed = items.map((item) => [by(item), item] as const);
   const compare = (a: number | string, b: number | string) =>
-    typeof a === 'string' && typeof b === 'string' ? a.localeCompare(b, 'en', { numeric: true }) : Number(a) - Number(b);
+    typeof a === 'string' && typeof b === 'string' ? NAMES.compare(a, b) : Number(a) - Number(b);
   keyed.sort(([a], [b]) => compare(a, b) * (down ? -1 : 1));
   return keyed.map(([, item]) => item);
 }
@@ -99,7 +103,7 @@ export function Rows<T>(props: RowsProps<T>) {
             <span class="sort" aria-hidden="true">{mine && <Icon name={order.down ? 'down' : 'up'} size={12} />}</span>
           </button>
         ) : (
-          column.title
+          <span class={column.bare === true ? 'unseen' : ''}>{column.title}</span>
         )}
       </div>
     );

@@ -1,6 +1,6 @@
 /** What an operator does to a machine: each is one call of the API, asked for in a dialog where it needs a decision. */
 import { useState } from 'preact/hooks';
-import { post, remove } from '../api/client';
+import { command, edit, post, remove } from '../api/client';
 import type { Job, Machine, Point, Served } from '../api/types';
 import { moment, plural, words } from '../format';
 import { lookNow } from '../live/feed';
@@ -19,11 +19,9 @@ const asTime = (local: string): string => new Date(local).toISOString();
 function TestFailoverDialog({ machine, chosen }: { machine: Machine; chosen: Point | null }) {
   const [which, setWhich] = useState<'latest' | 'chosen' | 'time'>(chosen === null ? 'latest' : 'chosen');
   const [time, setTime] = useState('');
-  const [writable, setWritable] = useState(true);
   const point = which === 'latest' ? 'latest' : which === 'chosen' ? (chosen?.id ?? 'latest') : time;
   const act = async () => {
-    const body = { machine: machine.id, point: which === 'time' ? asTime(time) : point, read_only: !writable };
-    const made = await post<Served>('served-points', body);
+    const made = await post<Served>('test-failovers', { machine: machine.id, point: which === 'time' ? asTime(time) : point });
     lookNow();
     const ready = made.state === 'serving';
     tell(ready ? 'Test failover is up' : 'Test failover is starting', ready ? `${plural(made.exports.length, 'disk')} of ${machine.name} can be read now.` : 'It appears here once its disks can be read.');
@@ -41,8 +39,8 @@ function TestFailoverDialog({ machine, chosen }: { machine: Machine; chosen: Poi
   return (
     <DialogForm title={`Test failover of ${machine.name}`} submit="Start test failover" act={act} disabled={which === 'time' && time === ''}>
       <p>
-        A recovery point is served in isolation as NBD disks. Replication goes on; nothing you do there reaches {machine.name} or
-        its points.
+        A recovery point is served in isolation as NBD disks that take writes. Replication goes on; nothing you do there reaches{' '}
+        {machine.name} or its points, and all of it is thrown away at clean-up.
       </p>
       <fieldset>
         <legend>Recovery point</legend>
@@ -53,13 +51,6 @@ function TestFailoverDialog({ machine, chosen }: { machine: Machine; chosen: Poi
           <input class="field" type="datetime-local" step="1" required aria-label="Time" value={time} onInput={(event) => setTime(event.currentTarget.value)} />
         )}
       </fieldset>
-      <label class="choice">
-        <input type="checkbox" checked={writable} onChange={(event) => setWritable(event.currentTarget.checked)} />
-        <span>
-          <b>Writable</b>
-          <small>writes go to an overlay that is thrown away at clean-up</small>
-        </span>
-      </label>
     </DialogForm>
   );
 }
@@ -68,18 +59,41 @@ export function testFailover(machine: Machine, chosen: Point | null = null): voi
   showDialog(<TestFailoverDialog machine={machine} chosen={chosen} />);
 }
 
-export function cleanUp(item: Served): void {
+function CleanUpDialog({ item }: { item: Served }) {
+  const [notes, setNotes] = useState('');
   const name = machineName(item.machine);
   const act = async () => {
-    await remove(`served-points/${item.id}`);
+    if (item.test_failover) await command(`test-failovers/${item.id}/clean-up`, { notes });
+    else await remove(`served-points/${item.id}`);
     lookNow();
-    tell('Test failover is cleaned up', `What was written to the test copy of ${name} is gone.`);
+    tell(item.test_failover ? 'Test failover is cleaned up' : 'The point is no longer served', `What was written to the copy of ${name} is gone.`);
+  };
+  return (
+    <DialogForm title={item.test_failover ? 'Clean up the test failover?' : 'End serving the point?'} submit="Clean up" act={act}>
+      <p>The disks of {name} that are served go away, with everything that was written to them. The recovery point stays.</p>
+      {item.test_failover && (
+        <label class="labelled">
+          What was seen (kept as an event)
+          <textarea class="field" maxLength={500} rows={3} placeholder="The database came up, orders of this morning are there." value={notes} onInput={(event) => setNotes(event.currentTarget.value)} />
+        </label>
+      )}
+    </DialogForm>
+  );
+}
+
+export function cleanUp(item: Served): void {
+  showDialog(<CleanUpDialog item={item} />);
+}
+
+export function restore(machine: Machine, point: Point): void {
+  const act = async () => {
+    const job = await post<Job>('restores', { machine: machine.id, point: point.id });
+    tell('The restore has begun', `Job ${job.id}. It names the directory of the images once it is done.`);
   };
   showDialog(
-    <DialogForm title="Clean up the test failover?" submit="Clean up" act={act}>
+    <DialogForm title={`Restore ${machine.name} to images`} submit="Restore" act={act}>
       <p>
-        The disks of {name} that are served for this test go away, with everything that was written to them. The recovery
-        point stays.
+        The disks of the point of {moment(point.captured_at, now.value)} are written as raw images on the process server. Replication goes on.
       </p>
     </DialogForm>,
   );
@@ -143,24 +157,95 @@ export function moveMachine(machine: Machine): void {
   showDialog(<MoveDialog machine={machine} />);
 }
 
-/** Commands without a decision: they can be taken back. */
-export async function command(machine: Machine, name: 'pause' | 'resume'): Promise<void> {
-  await post(`machines/${machine.id}/${name}`, {});
-  lookNow();
-  tell(name === 'pause' ? 'Replication is paused' : 'Replication goes on', machine.name);
+export function pause(machine: Machine): void {
+  const act = async () => {
+    await command(`machines/${machine.id}/pause`);
+    tell('Replication is paused', `Writes of ${machine.name} stay on the machine until it is resumed.`);
+  };
+  showDialog(
+    <DialogForm title={`Pause ${machine.name}?`} submit="Pause" act={act}>
+      <p>Its writes stay on the machine, and its RPO grows, until it is resumed. Then only what was written meanwhile is sent.</p>
+    </DialogForm>,
+  );
+}
+
+export async function resume(machine: Machine): Promise<void> {
+  await command(`machines/${machine.id}/resume`);
+  tell('Replication goes on', `What ${machine.name} wrote meanwhile is sent now.`);
+}
+
+/** A whole number of seconds, or nothing: then the installation's own holds. */
+const seconds = (text: string): number | null => (text.trim() === '' ? null : Number(text));
+
+function EditDialog({ machine }: { machine: Machine }) {
+  const { policy } = machine;
+  const own = (value: number) => (policy.own ? String(value) : '');
+  const [name, setName] = useState(machine.name);
+  const [warning, setWarning] = useState(own(policy.rpo_warning_seconds));
+  const [critical, setCritical] = useState(own(policy.rpo_critical_seconds));
+  const act = async () => {
+    const wanted = { rpo_warning_seconds: seconds(warning), rpo_critical_seconds: seconds(critical) };
+    await edit(`machines/${machine.id}`, machine.etag, { name, policy: wanted });
+    tell('Saved', name);
+  };
+  const limit = (label: string, value: string, set: (text: string) => void, otherwise: number) => (
+    <label class="labelled">
+      {label}
+      <input class="field" type="number" min={1} max={86_400} step={1} placeholder={policy.own ? 'as the installation has it' : String(otherwise)} value={value} onInput={(event) => set(event.currentTarget.value)} />
+    </label>
+  );
+  return (
+    <DialogForm title={`Edit ${machine.name}`} submit="Save" act={act} disabled={name.trim() === ''}>
+      <label class="labelled">
+        Name
+        <input class="field" required maxLength={100} value={name} onInput={(event) => setName(event.currentTarget.value)} />
+      </label>
+      {limit('RPO that is a warning, in seconds', warning, setWarning, policy.rpo_warning_seconds)}
+      {limit('RPO that is critical, in seconds', critical, setCritical, policy.rpo_critical_seconds)}
+      <p class="quiet">Empty: as the installation has it. All recovery points are kept.</p>
+    </DialogForm>
+  );
+}
+
+export function editMachine(machine: Machine): void {
+  showDialog(<EditDialog machine={machine} />);
+}
+
+export async function cancelJob(job: Job): Promise<void> {
+  await command(`jobs/${job.id}/cancel`);
+  tell('The job is called off', `Job ${job.id}.`);
+}
+
+export async function retryJob(job: Job): Promise<void> {
+  const again = await post<Job>(`jobs/${job.id}/retry`, undefined);
+  tell('The job is tried again', `As job ${again.id}.`);
 }
 
 function RemoveDialog({ machine }: { machine: Machine }) {
   const [typed, setTyped] = useState('');
+  const [points, setPoints] = useState<'keep' | 'delete'>('keep');
   const act = async () => {
-    await remove(`machines/${machine.id}`);
+    await remove(`machines/${machine.id}?points=${points}`);
     go('machines');
-    lookNow();
-    tell('Protection has ended', `The replica of ${machine.name} stays in the vault.`);
+    tell('Protection has ended', points === 'keep' ? `The points of ${machine.name} stay in the vault.` : `A job deletes the points of ${machine.name}.`);
   };
+  const choice = (value: typeof points, title: string, text: string) => (
+    <label class="choice">
+      <input type="radio" name="points" checked={points === value} onChange={() => setPoints(value)} />
+      <span>
+        <b>{title}</b>
+        <small>{text}</small>
+      </span>
+    </label>
+  );
   return (
     <DialogForm title={`End protection of ${machine.name}?`} submit="End protection" danger act={act} disabled={typed !== machine.name}>
-      <p>New writes are no longer replicated. The recovery points that there are stay in the vault.</p>
+      <p>New writes are no longer replicated.</p>
+      <fieldset>
+        <legend>Recovery points</legend>
+        {choice('keep', 'Keep them', 'they stay in the vault and can be restored')}
+        {may(machine, 'delete_points') && choice('delete', 'Delete them', 'for good; nobody can bring them back')}
+      </fieldset>
       <label class="labelled">
         Type <b>{machine.name}</b> to go on
         <input class="field" autocomplete="off" value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />

@@ -9,7 +9,7 @@ import { Button, Empty, State, toneIcon, toneOfSeverity, ViewHead } from '../ui/
 import { Icon } from '../ui/icon';
 import { Rows, type Column } from '../ui/rows';
 import { tellTrouble } from '../ui/toast';
-import { jobText, jobTitle, sentence, Subject } from './lists';
+import { JobControls, jobText, jobTitle, sentence, Subject } from './lists';
 
 const took = (job: Job) => (Date.parse(job.state === 'running' ? new Date(now.value).toISOString() : job.updated_at) - Date.parse(job.created_at)) / 1000;
 
@@ -31,7 +31,7 @@ const JOBS: Column<Job>[] = [
   { key: 'kind', title: 'What', width: 'minmax(160px, 1fr)', cell: (job) => <b>{jobTitle(job)}</b> },
   { key: 'machine', title: 'Machine', width: 'minmax(120px, 1fr)', cell: (job) => <a href={href('machines', job.machine)}>{machineName(job.machine)}</a> },
   { key: 'state', title: 'State', width: '104px', cell: (job) => <State state={job.state} /> },
-  { key: 'text', title: 'Step', width: 'minmax(160px, 2fr)', wide: true, cell: (job) => <span class="quiet ellipsis" title={jobText(job)}>{jobText(job)}</span> },
+  { key: 'text', title: 'Step', width: 'minmax(160px, 2fr)', wide: true, cell: (job) => <><span class="quiet ellipsis" title={jobText(job)}>{jobText(job)}</span><JobControls job={job} /></> },
   { key: 'took', title: 'Took', width: '84px', right: true, cell: (job) => <span class="num">{span(took(job))}</span> },
   { key: 'by', title: 'By', width: 'minmax(80px, 0.6fr)', wide: true, cell: (job) => <span class="quiet ellipsis">{job.by}</span> },
   { key: 'at', title: 'Begun', width: '112px', right: true, cell: (job) => <span class="quiet num" title={full(job.created_at)}>{ago(job.created_at, now.value)}</span> },
@@ -53,7 +53,8 @@ export function Jobs() {
 const EVENTS: Column<Event>[] = [
   {
     key: 'severity',
-    title: '',
+    title: 'Severity',
+    bare: true,
     width: '28px',
     cell: (event) => {
       const tone = toneOfSeverity(event.severity);

@@ -1,18 +1,21 @@
 /** Lists that several views show: jobs, events, test failovers, what needs attention. */
 import type { Event, Health, Job, Machine, Served } from '../api/types';
 import { ago, bytes, count, full, moment, words } from '../format';
-import { machineName, machinesById, named, now, serverName, serversById } from '../live/store';
+import { machineName, machinesById, mayOperate, named, now, serverName, serversById } from '../live/store';
 import { href } from '../router';
-import { Button, State, toneIcon, toneOfHealth, toneOfSeverity } from '../ui/bits';
+import { Button, Meter, State, toneIcon, toneOfHealth, toneOfSeverity } from '../ui/bits';
 import { CopyField } from '../ui/copy';
 import { Icon } from '../ui/icon';
-import { cleanUp, may } from './actions';
+import { tellTrouble } from '../ui/toast';
+import { cancelJob, cleanUp, may, retryJob } from './actions';
 
 const JOB_TITLES: Record<string, string> = {
   protect: 'Begin protection',
   move: 'Move',
-  serve: 'Start test failover',
-  stop_serving: 'Clean up test failover',
+  serve: 'Serve a point',
+  stop_serving: 'End serving',
+  restore: 'Restore to images',
+  delete_points: 'Delete points',
 };
 
 export function sentence(text: string): string {
@@ -27,7 +30,31 @@ export function jobText(job: Job): string {
   const from = job.source == null || job.target == null ? '' : `${serverName(job.source)} → ${serverName(job.target)}`;
   if (job.trouble != null && job.state !== 'done') return named(job.trouble);
   if (from !== '') return from;
+  if (job.result != null) return job.result;
   return job.state === 'running' ? words(job.step) : sentence(named(job.steps_done.at(-1)?.detail ?? ''));
+}
+
+/** How far a job is, and what can be done about it. */
+export function JobControls({ job }: { job: Job }) {
+  const { progress } = job;
+  const total = progress?.total_bytes ?? 0;
+  return (
+    <>
+      {job.state === 'running' && progress != null && total > 0 && (
+        <Meter part={progress.done_bytes / total} tone="busy" label={`${jobTitle(job)}, ${bytes(progress.done_bytes)} of ${bytes(total)}`} />
+      )}
+      {mayOperate.value && may(job, 'cancel') && (
+        <Button small kind="ghost" onClick={() => void cancelJob(job).catch(tellTrouble)}>
+          Cancel
+        </Button>
+      )}
+      {mayOperate.value && may(job, 'retry') && (
+        <Button small kind="ghost" onClick={() => void retryJob(job).catch(tellTrouble)}>
+          Retry
+        </Button>
+      )}
+    </>
+  );
 }
 
 /** Jobs as a short list. */
@@ -48,6 +75,7 @@ export function JobList({ jobs, withMachine = true }: { jobs: Job[]; withMachine
             </p>
             <p class="item-text">{jobText(job)}</p>
           </div>
+          <JobControls job={job} />
           <div class="item-side">
             <State state={job.state} />
             <span class="quiet" title={full(job.updated_at)}>{ago(job.updated_at, now.value)}</span>
@@ -117,7 +145,7 @@ export function ServedCard({ item, withMachine = true }: { item: Served; withMac
           </p>
         </div>
         <State state={item.state} />
-        {may(item, 'stop') && (
+        {mayOperate.value && (may(item, 'clean_up') || may(item, 'stop')) && (
           <Button small icon="trash" onClick={() => cleanUp(item)}>
             Clean up
           </Button>

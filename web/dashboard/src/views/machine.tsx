@@ -1,5 +1,6 @@
 /** One machine: how far it is behind, its points, its disks, and what can be done with it. */
 import { useState } from 'preact/hooks';
+import { Trouble } from '../api/client';
 import type { Disk, Machine as MachineItem, Point } from '../api/types';
 import { ago, byteRate, byteRateFigure, bytes, bytesFigure, count, full, plural, short, span, spanFigure, words } from '../format';
 import { useHistory } from '../live/history';
@@ -11,7 +12,7 @@ import { Button, Card, Empty, Fact, HealthMark, Meter, Number, State, ViewHead }
 import { Chart, Legend, type Line } from '../ui/chart';
 import { Timeline } from '../ui/timeline';
 import { tellTrouble } from '../ui/toast';
-import { command, may, moveMachine, removeMachine, takeMark, testFailover } from './actions';
+import { editMachine, may, moveMachine, pause, removeMachine, restore, resume, takeMark, testFailover } from './actions';
 import { EventList, IssueList, JobList, ServedCard } from './lists';
 
 function Actions({ machine }: { machine: MachineItem }) {
@@ -20,10 +21,11 @@ function Actions({ machine }: { machine: MachineItem }) {
     <>
       {may(machine, 'mark') && <Button icon="flag" onClick={() => takeMark(machine)}>Take a point</Button>}
       {may(machine, 'move') && <Button icon="move" onClick={() => moveMachine(machine)}>Move</Button>}
-      {may(machine, 'pause') && <Button icon="pause" onClick={() => void command(machine, 'pause').catch(tellTrouble)}>Pause</Button>}
-      {may(machine, 'resume') && <Button icon="play" onClick={() => void command(machine, 'resume').catch(tellTrouble)}>Resume</Button>}
+      {may(machine, 'pause') && <Button icon="pause" onClick={() => pause(machine)}>Pause</Button>}
+      {may(machine, 'resume') && <Button icon="play" onClick={() => void resume(machine).catch(tellTrouble)}>Resume</Button>}
+      {may(machine, 'edit') && <Button icon="edit" kind="ghost" title="Edit" onClick={() => editMachine(machine)} />}
       {may(machine, 'remove') && <Button icon="trash" kind="ghost" title="End protection" onClick={() => removeMachine(machine)} />}
-      {may(machine, 'serve_point') && (
+      {may(machine, 'test_failover') && (
         <Button kind="primary" icon="lab" onClick={() => testFailover(machine)}>
           Test failover
         </Button>
@@ -76,7 +78,7 @@ function PointsCard({ machine }: { machine: MachineItem }) {
       <Timeline points={items} windowSeconds={seconds} now={now.value} chosen={chosen} choose={(point) => setChosen(point.id)} />
       <div class="point">
         {chosen === null ? (
-          <p class="quiet">{points.loading.value ? 'Loading points…' : 'No recovery point yet. The first comes once everything was sent once.'}</p>
+          <p class="quiet" role="status">{points.trouble.value instanceof Trouble ? `${points.trouble.value.title}. ${points.trouble.value.remedy}` : points.loading.value ? 'Loading points…' : 'No recovery point yet. The first comes once everything was sent once.'}</p>
         ) : (
           <PointFacts point={chosen} machine={machine} follows={chosenId === null || chosen.id !== chosenId} />
         )}
@@ -110,9 +112,14 @@ function PointFacts({ point, machine, follows }: { point: Point; machine: Machin
         </p>
       </div>
       {may(point, 'serve') && mayOperate.value && (
-        <Button icon="lab" onClick={() => testFailover(machine, point)}>
-          Test failover from here
-        </Button>
+        <div class="point-actions">
+          {may(machine, 'restore') && <Button onClick={() => restore(machine, point)}>Restore to images</Button>}
+          {may(machine, 'test_failover') && (
+            <Button icon="lab" onClick={() => testFailover(machine, point)}>
+              Test failover from here
+            </Button>
+          )}
+        </div>
       )}
     </>
   );
@@ -187,6 +194,10 @@ function Curves({ machine }: { machine: MachineItem }) {
           height={190}
           least={5}
           format={span}
+          limits={[
+            { value: machine.policy.rpo_warning_seconds, colour: '--warn' },
+            { value: machine.policy.rpo_critical_seconds, colour: '--crit' },
+          ]}
         />
       </Card>
       <Card title="Replication rate" aside={<Legend lines={RATE_LINES} />}>
@@ -261,6 +272,9 @@ export function Machine({ id }: { id: string }) {
               <Fact label="Last LSN"><span class="num">{machine.agent.last_lsn == null ? '–' : count(machine.agent.last_lsn)}</span></Fact>
               <Fact label="Epoch"><span class="num">{machine.assignment?.epoch ?? '–'}</span></Fact>
               <Fact label="Overload rung"><span class="num">{machine.agent.overload_rung ?? '–'}</span></Fact>
+              <Fact label="RPO limits">
+                {span(machine.policy.rpo_warning_seconds)} warning, {span(machine.policy.rpo_critical_seconds)} critical
+              </Fact>
               <Fact label="Agent">{machine.agent.connected ? `connected, reported ${ago(machine.agent.reported_at, now.value)}` : 'away'}</Fact>
               <Fact label="Timeline"><code>{short(machine.timeline)}</code></Fact>
               <Fact label="Enrolled">{full(machine.enrolled_at)}</Fact>

@@ -19,19 +19,24 @@ export function needsAttention(all: Machine[]): Machine[] {
 
 const ON_THE_WAY = ['initial_replication', 'catching_up', 'comparing', 'preparing', 'moving'];
 
+/** Every write goes to the log in order, and there is something to go back to. */
+const isWhole = (machine: Machine) => machine.state === 'protected' && machine.rpo_seconds != null;
+
 interface Verdict {
   tone: Tone;
   title: string;
   text: string;
 }
 
+const stage = (machine: Machine | undefined) => (machine?.state === 'protected' ? 'its first recovery point is on its way' : words(machine?.state ?? '').toLowerCase());
+
 /** The sentence that an operator came for. */
 export function verdict(all: Machine[]): Verdict {
   const total = all.length;
-  const whole = all.filter((machine) => machine.state === 'protected');
+  const whole = all.filter(isWhole);
   const critical = all.filter((machine) => machine.health.level === 'critical');
   const warning = all.filter((machine) => machine.health.level === 'warning');
-  const coming = all.filter((machine) => ON_THE_WAY.includes(machine.state));
+  const coming = all.filter((machine) => ON_THE_WAY.includes(machine.state) || (machine.state === 'protected' && !isWhole(machine)));
   const worst = all.reduce<number | null>((most, machine) => (machine.rpo_seconds == null ? most : Math.max(most ?? 0, machine.rpo_seconds)), null);
   const behind = worst === null ? '' : ` If its site were lost now, the worst machine would lose ${span(worst)}.`;
   if (critical.length > 0) {
@@ -45,7 +50,7 @@ export function verdict(all: Machine[]): Verdict {
   }
   if (coming.length > 0) {
     const title = `${plural(whole.length, 'machine')} protected, ${coming.length} on the way`;
-    return { tone: 'busy', title, text: `${coming[0]?.name}: ${words(coming[0]?.state ?? '').toLowerCase()}.${behind}` };
+    return { tone: 'busy', title, text: `${coming[0]?.name}: ${stage(coming[0])}.${behind}` };
   }
   const title = total === 1 ? `${all[0]?.name} is protected` : `All ${plural(total, 'machine')} are protected`;
   return { tone: 'ok', title, text: behind.trim() };
@@ -116,7 +121,7 @@ function Everything({ all }: { all: Machine[] }) {
   const history = useHistory(null, 15);
   const rates = overview.value?.rates;
   const { tone, title, text } = verdict(all);
-  const whole = all.filter((machine) => machine.state === 'protected').length;
+  const whole = all.filter(isWhole).length;
   const running = runningJobs.value;
   const recent = running.length > 0 ? running : jobs.value.slice(0, 3);
   const attention = needsAttention(all);
