@@ -1,5 +1,6 @@
 //! `farshore`: every role of the system in one binary.
 
+mod chaos;
 mod commands;
 mod exit;
 mod logging;
@@ -63,12 +64,20 @@ struct Listen {
     /// The vault's key file.
     #[arg(long)]
     vault_key_file: Option<PathBuf>,
-    /// Let tests make actors panic. Not for production.
+    /// Where members find the control port (host:port), once for each; the address that is listened on without it.
+    #[arg(long)]
+    advertise_control: Vec<String>,
+    /// Let faults be injected. Not for production.
     #[arg(long)]
     enable_chaos: bool,
 }
 
 impl Listen {
+    fn serving(&self) -> commands::servers::Serving {
+        let control_addresses = self.advertise_control.clone();
+        commands::servers::Serving { control_addresses, chaos: self.enable_chaos }
+    }
+
     fn add_to(&self, flags: &mut Dict) {
         let mut listen = Dict::new();
         let addresses = [
@@ -183,15 +192,15 @@ fn run(cli: &Cli) -> Outcome {
     let (logger, _guard) = logging::start(settings.log.format, level);
     let stop = || stop::listen(&logger);
     match &cli.command {
-        Command::Up(listen) => commands::servers::up(settings, &logger, &stop()?, listen.enable_chaos),
+        Command::Up(listen) => commands::servers::up(settings, &logger, &stop()?, &listen.serving()),
         Command::ConfigServer(ConfigServerArgs { command: Some(command), .. }) => {
             commands::recover::run(command, settings, &logger)
         }
         Command::ConfigServer(ConfigServerArgs { listen, .. }) => {
-            commands::servers::config_server(settings, &logger, &stop()?, listen.enable_chaos)
+            commands::servers::config_server(settings, &logger, &stop()?, &listen.serving())
         }
         Command::ProcessServer { args, listen } => {
-            commands::servers::process_server(args, settings, &logger, &stop()?, listen.enable_chaos)
+            commands::servers::process_server(args, settings, &logger, &stop()?, &listen.serving())
         }
         Command::Agent(args) => commands::agent::run(args, settings, &logger),
         Command::Bench(args) => commands::bench::run(args),

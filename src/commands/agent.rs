@@ -18,6 +18,7 @@ use farshore_engine::control::tls::TlsConnect;
 use farshore_engine::transport::identity::Fingerprint;
 use slog::{Logger, info, warn};
 
+use crate::chaos::defects::Defect;
 use crate::exit::{ExitKind, Failure, Outcome};
 use crate::settings::Settings;
 
@@ -74,6 +75,9 @@ struct RunArgs {
     /// Shell command that lets them go on after it.
     #[arg(long, value_name = "COMMAND", requires = "pre_hook")]
     post_hook: Option<String>,
+    /// Let faults be injected. Not for production.
+    #[arg(long)]
+    enable_chaos: bool,
 }
 
 /// Runs the command.
@@ -85,11 +89,16 @@ pub(crate) fn run(args: &AgentArgs, settings: &Settings, logger: &Logger) -> Out
 }
 
 fn protect(args: &RunArgs, settings: &Settings, logger: &Logger) -> Outcome {
+    let inside = crate::chaos::inside::prepare(args.enable_chaos)?;
     let failed = |error: std::io::Error| Failure::failed(format!("start the agent: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     // From here on a stop is a clean one.
     let stop = crate::stop::listen(logger)?;
-    let prepared = Prepared::new(args.config(settings), logger.clone()).map_err(|error| failure(&error))?;
+    let mut config = args.config(settings);
+    if let Some(medium) = inside.defect.and_then(Defect::medium) {
+        config.activity_medium = medium;
+    }
+    let prepared = Prepared::new(config, logger.clone()).map_err(|error| failure(&error))?;
     let ask = args.enrolment()?;
     let papers = runtime.block_on(prepared.papers(ask.as_ref())).map_err(|error| failure(&error))?;
     let network = args.network(&settings.state_dir, &papers)?;

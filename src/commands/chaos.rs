@@ -1,5 +1,9 @@
 //! `farshore chaos workload` writes stamped blocks to the exports of a machine's disks and keeps a journal; `farshore chaos
-//! check` proves from the journal that images or exports show a state those disks could have been in.
+//! check` proves from the journal that images or exports show a state those disks could have been in; `farshore chaos run`
+//! breaks whole installations on purpose.
+
+mod agents;
+mod run;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +28,10 @@ use crate::exit::{ExitKind, Failure, Outcome};
 /// Prove that nothing is lost: a workload with a journal, and a checker.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChaosCommand {
+    /// Start a whole installation, break it by a scenario, and judge what is left.
+    Run(run::ChaosRunArgs),
+    /// Many synthetic machines in one process, with real sessions.
+    Agents(agents::ChaosAgentsArgs),
     /// Write stamped blocks through NBD and journal what was acknowledged.
     Workload(WorkloadArgs),
     /// Check images or exports of all disks of a machine, taken at one point, against a journal.
@@ -135,6 +143,8 @@ pub(crate) struct CheckArgs {
 /// Runs a chaos command.
 pub(crate) fn run(command: &ChaosCommand) -> Outcome {
     match command {
+        ChaosCommand::Run(args) => run::run_scenario(args, stop_on_signal()?.as_ref()),
+        ChaosCommand::Agents(args) => agents::run(args, stop_on_signal()?.as_ref()),
         ChaosCommand::Workload(args) => run_workload(args),
         ChaosCommand::Check(args) => run_check(args),
     }

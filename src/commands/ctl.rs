@@ -131,6 +131,9 @@ enum CtlCommand {
     Token(TokenCommand),
     /// How the installation is.
     Health,
+    /// Faults on purpose, in processes that were started with --enable-chaos.
+    #[command(subcommand)]
+    Chaos(ChaosVerb),
     /// Everything at one look: what is protected, what is behind and why, where the load is.
     Overview,
     /// Make a one-time code that opens the dashboard in a browser.
@@ -145,6 +148,25 @@ struct Wait {
     /// Longest wait, in seconds.
     #[arg(long, default_value_t = 600)]
     wait_seconds: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum ChaosVerb {
+    /// List what is armed, and what it has struck.
+    List,
+    /// Arm a fault.
+    Arm {
+        /// Where: config-server, or a process server's name or id.
+        #[arg(long)]
+        process: String,
+        /// What, as JSON: {"fault": "vault_fail", "for_ms": 2000}; docs/chaos.md lists them.
+        fault: String,
+    },
+    /// Disarm a fault.
+    Disarm {
+        /// Its id.
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -235,9 +257,22 @@ async fn perform(client: &Client, command: &CtlCommand, json: bool) -> Outcome {
         CtlCommand::Token(command) => show(&[], &create_token(client, command).await?),
         CtlCommand::Overview => show(&[], &client.get("overview").await?),
         CtlCommand::LoginCode => show(&[], &client.login_code().await?),
+        CtlCommand::Chaos(verb) => show(&[], &chaos(client, verb).await?),
         CtlCommand::Health => show(&[], &client.get("health").await?),
     }
     Ok(())
+}
+
+async fn chaos(client: &Client, verb: &ChaosVerb) -> Result<Value, Failure> {
+    match verb {
+        ChaosVerb::List => client.get("chaos/faults").await,
+        ChaosVerb::Arm { process, fault } => {
+            let fault: Value = serde_json::from_str(fault)
+                .map_err(|error| Failure::usage(format!("the fault is no JSON ({error}): {fault}")))?;
+            client.post("chaos/faults", &json!({ "process": process, "fault": fault })).await
+        }
+        ChaosVerb::Disarm { id } => client.delete(&format!("chaos/faults/{id}")).await,
+    }
 }
 
 async fn create_token(client: &Client, command: &TokenCommand) -> Result<Value, Failure> {

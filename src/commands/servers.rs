@@ -34,6 +34,7 @@ use serde_json::{Value, json};
 use slog::{Logger, error, o};
 use tokio::runtime::Runtime;
 
+use crate::chaos::inside::Inside;
 use crate::exit::{ExitKind, Failure, Outcome};
 use crate::settings::Settings;
 use crate::stop::stopped;
@@ -68,6 +69,15 @@ pub(crate) struct ProcessServerArgs {
     advertise: Vec<String>,
 }
 
+/// How servers are run, beside the settings.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    /// Where members find the control port; empty: the address that is listened on.
+    pub(crate) control_addresses: Vec<String>,
+    /// Faults may be injected.
+    pub(crate) chaos: bool,
+}
+
 /// The vault, with threads of its own for its blocking calls.
 struct Vault {
     store: Arc<dyn ObjectStore>,
@@ -83,7 +93,7 @@ impl Drop for Vault {
     }
 }
 
-fn open_vault(settings: &Settings) -> Result<Vault, Failure> {
+fn open_vault(settings: &Settings, chaos: &Arc<Chaos>, inside: Inside) -> Result<Vault, Failure> {
     let path = settings.vault_path()?;
     let threads = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -92,14 +102,18 @@ fn open_vault(settings: &Settings) -> Result<Vault, Failure> {
         .build()
         .map_err(|error| Failure::failed(format!("start the vault's threads: {error}")))?;
     let store = FolderStore::open(&path, threads.handle().clone()).map_err(Failure::failed)?;
-    Ok(Vault { store: Arc::new(store), threads: Some(threads) })
+    let store = chaos.around_store(Arc::new(store));
+    let store = inside.defect.map_or(store.clone(), |defect| defect.around(store));
+    Ok(Vault { store, threads: Some(threads) })
 }
 
-fn prepare(settings: &Settings) -> Outcome {
+fn prepare(settings: &Settings, serving: &Serving) -> Result<Inside, Failure> {
     use std::os::unix::fs::DirBuilderExt;
+    let inside = crate::chaos::inside::prepare(serving.chaos)?;
     let dir = &settings.state_dir;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| Failure::failed(format!("make {}: {error}", dir.display())))
+    made.map_err(|error| Failure::failed(format!("make {}: {error}", dir.display())))?;
+    Ok(inside)
 }
 
 fn write_endpoints(state: &Path, endpoints: &Value) -> Outcome {
@@ -116,9 +130,15 @@ struct Control {
 }
 
 impl Control {
-    async fn start(settings: &Settings, vault: &Vault, log: &Logger, chaos: Arc<Chaos>) -> Result<Self, Failure> {
+    async fn start(
+        settings: &Settings,
+        vault: &Vault,
+        log: &Logger,
+        serving: &Serving,
+        chaos: Arc<Chaos>,
+    ) -> Result<Self, Failure> {
         let policy = ControlPolicy {
-            control_addresses: Vec::new(),
+            control_addresses: serving.control_addresses.clone(),
             mark_interval: Duration::from_millis(settings.agent.mark_interval_ms),
             seal_interval: Duration::from_millis(settings.segment.seal_interval_ms),
             rpo_warning: Duration::from_secs(defaults::RPO_WARNING_SECONDS),
@@ -258,12 +278,14 @@ struct NodeStart<'a> {
     servers: Vec<String>,
     advertise: Vec<String>,
     chaos: Arc<Chaos>,
+    inside: Inside,
     log: &'a Logger,
 }
 
 async fn start_node(start: NodeStart<'_>) -> Result<ProcessServerNode, Failure> {
-    let NodeStart { settings, vault, name, join, servers, advertise, chaos, log } = start;
+    let NodeStart { settings, vault, name, join, servers, advertise, chaos, inside, log } = start;
     let mut limits = DataLimits::default();
+    limits.storm_rest = inside.storm_rest.unwrap_or(limits.storm_rest);
     limits.cache.budget_bytes = settings.cache.bytes_max;
     limits.sequencer.seal_interval = Duration::from_millis(settings.segment.seal_interval_ms);
     limits.sequencer.segment_bytes_max = settings.segment.bytes_target;
@@ -311,17 +333,18 @@ async fn until_over(stop: &AtomicBool, control: Option<&Control>, node: Option<&
 }
 
 /// The three roles in one process.
-pub(crate) fn up(settings: &Settings, log: &Logger, stop: &Arc<AtomicBool>, chaos: bool) -> Outcome {
-    prepare(settings)?;
-    let vault = open_vault(settings)?;
+pub(crate) fn up(settings: &Settings, log: &Logger, stop: &Arc<AtomicBool>, serving: &Serving) -> Outcome {
+    let inside = prepare(settings, serving)?;
+    let chaos = Arc::new(Chaos::new(serving.chaos));
+    let vault = open_vault(settings, &chaos, inside)?;
     actix_rt::System::new().block_on(async {
-        let chaos = Arc::new(Chaos::new(chaos));
-        let control = Control::start(settings, &vault, log, chaos.clone()).await?;
+        let control = Control::start(settings, &vault, log, serving, chaos.clone()).await?;
         let join = Some(control.own_ticket().await?);
         let servers = vec![control.server.control_address().to_string()];
         let (name, advertise) = ("built-in".to_owned(), Vec::new());
         let node =
-            start_node(NodeStart { settings, vault: &vault, name, join, servers, advertise, chaos, log }).await?;
+            start_node(NodeStart { settings, vault: &vault, name, join, servers, advertise, chaos, inside, log })
+                .await?;
         let mut endpoints = control.endpoints();
         endpoints["replication"] = node.replication_address().to_string().into();
         write_endpoints(&settings.state_dir, &endpoints)?;
@@ -346,11 +369,12 @@ fn announce(settings: &Settings, endpoints: &Value) {
 }
 
 /// The configuration server alone.
-pub(crate) fn config_server(settings: &Settings, log: &Logger, stop: &Arc<AtomicBool>, chaos: bool) -> Outcome {
-    prepare(settings)?;
-    let vault = open_vault(settings)?;
+pub(crate) fn config_server(settings: &Settings, log: &Logger, stop: &Arc<AtomicBool>, serving: &Serving) -> Outcome {
+    let inside = prepare(settings, serving)?;
+    let chaos = Arc::new(Chaos::new(serving.chaos));
+    let vault = open_vault(settings, &chaos, inside)?;
     actix_rt::System::new().block_on(async {
-        let control = Control::start(settings, &vault, log, Arc::new(Chaos::new(chaos))).await?;
+        let control = Control::start(settings, &vault, log, serving, chaos).await?;
         write_endpoints(&settings.state_dir, &control.endpoints())?;
         println!("The configuration server is up.");
         control.announce_dashboard()?;
@@ -366,9 +390,9 @@ pub(crate) fn process_server(
     settings: &Settings,
     log: &Logger,
     stop: &Arc<AtomicBool>,
-    chaos: bool,
+    serving: &Serving,
 ) -> Outcome {
-    prepare(settings)?;
+    let inside = prepare(settings, serving)?;
     let join = match (&args.token, args.ca_fingerprint) {
         (Some(token), Some(authority)) => Some(JoinTicketIn {
             control_addresses: args.servers.clone(),
@@ -378,12 +402,13 @@ pub(crate) fn process_server(
         (None, _) => None,
         (Some(_), None) => return Err(Failure::usage("--token needs --ca-fingerprint: whom to show the token to")),
     };
-    let vault = open_vault(settings)?;
+    let chaos = Arc::new(Chaos::new(serving.chaos));
+    let vault = open_vault(settings, &chaos, inside)?;
     actix_rt::System::new().block_on(async {
-        let chaos = Arc::new(Chaos::new(chaos));
         let (name, servers, advertise) = (args.name.clone(), args.servers.clone(), args.advertise.clone());
         let node =
-            start_node(NodeStart { settings, vault: &vault, name, join, servers, advertise, chaos, log }).await?;
+            start_node(NodeStart { settings, vault: &vault, name, join, servers, advertise, chaos, inside, log })
+                .await?;
         let address: SocketAddr = node.replication_address();
         let endpoints = json!({
             "pid": std::process::id(),

@@ -219,7 +219,8 @@ pub fn status(code: FaultCode) -> StatusCode {
         | C::DiskUnknown
         | C::JobUnknown
         | C::TokenUnknown
-        | C::MemberUnknown => StatusCode::NOT_FOUND,
+        | C::MemberUnknown
+        | C::InjectedFaultUnknown => StatusCode::NOT_FOUND,
         C::MachineRemoved
         | C::MachineUnassigned
         | C::MachineBusy
@@ -233,7 +234,8 @@ pub fn status(code: FaultCode) -> StatusCode {
         | C::NotPaused
         | C::JobNotCancellable
         | C::JobNotRetryable
-        | C::VaultForeign => StatusCode::CONFLICT,
+        | C::VaultForeign
+        | C::ChaosDisabled => StatusCode::CONFLICT,
         C::ProcessServerAway | C::NoProcessServer | C::VaultLocked | C::VaultUnavailable | C::Unavailable => {
             StatusCode::SERVICE_UNAVAILABLE
         }

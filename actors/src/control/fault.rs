@@ -128,6 +128,12 @@ faults! {
     /// No answer in time.
     TimedOut = "timed_out", "No answer in time",
         "It may still happen: look before trying again.";
+    /// Faults are not allowed there.
+    ChaosDisabled = "chaos_disabled", "Faults cannot be injected there",
+        "Start the process with --enable-chaos, on a system that may fail.";
+    /// No such fault.
+    InjectedFaultUnknown = "injected_fault_unknown", "There is no such injected fault",
+        "List the faults and use the id of one of them; a restart of its process forgets them.";
     /// Starting or restarting.
     Unavailable = "unavailable", "The configuration server is not ready",
         "Try again in a few seconds.";

@@ -14,6 +14,7 @@ pub mod config_server_link;
 pub mod control_room;
 pub mod fault;
 pub mod health;
+pub mod injection;
 pub mod ledger;
 pub mod live;
 pub mod membership;

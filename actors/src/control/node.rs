@@ -124,7 +124,7 @@ impl ProcessServerNode {
             listen: config.replication_listen,
             tls,
             store: config.vault.clone(),
-            io: DataConfig::disk(),
+            io: config.chaos.around_cache(DataConfig::disk()),
             limits: config.limits.clone(),
             events: sink,
             chaos: config.chaos.clone(),

@@ -31,7 +31,7 @@ use super::view::{
 use crate::supervise::wall_clock;
 
 /// Time for a process server to answer a question.
-const ASK_WITHIN: Duration = Duration::from_secs(15);
+pub(super) const ASK_WITHIN: Duration = Duration::from_secs(15);
 
 /// Who asks, and what they may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Caller {
 /// The way in. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct ControlPlane {
-    room: Arc<ControlRoom>,
+    pub(super) room: Arc<ControlRoom>,
 }
 
 impl ControlPlane {
@@ -376,7 +376,7 @@ impl ControlPlane {
     }
 }
 
-fn unexpected(result: &CommandResult) -> Fault {
+pub(super) fn unexpected(result: &CommandResult) -> Fault {
     Fault::new(FaultCode::Refused, format!("the process server answered something else: {result:?}"))
 }
 

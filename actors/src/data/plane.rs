@@ -270,6 +270,7 @@ impl DataPlane {
                 self.ask(CancelRestore { restore }).await?;
                 Ok(CommandResult::Done)
             }
+            Command::Chaos(command) => Ok(CommandResult::Chaos(self.wiring.config.chaos.execute(command))),
             Command::RequestMark { machine, kind, label } => {
                 let mark = self.ask(RequestMark { machine, kind, label }).await??;
                 Ok(CommandResult::MarkRequested { mark })

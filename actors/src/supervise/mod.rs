@@ -31,10 +31,11 @@ mod vitals;
 mod warden;
 mod watched;
 
-pub use ambient::{OsChance, wall_clock};
+pub use ambient::{OsChance, set_clock_offset, wall_clock};
 pub use arbiters::{Arbiters, Placement};
-pub use chaos::{ActorKind, Chaos};
+pub use chaos::{Chaos, ChaosDisabled};
 pub use credit::{Credit, CreditPool};
+pub use farshore_engine::control::messages::ActorKind;
 pub use lane::{Lane, LaneTurn, TurnError};
 pub use offload::{OffloadError, OffloadPool};
 pub use policy::RestartPolicy;

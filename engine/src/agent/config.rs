@@ -1,11 +1,13 @@
 //! What an agent is started with.
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::hooks::Hooks;
+use crate::capture::activity_log::Medium;
 use crate::defaults;
 use crate::ids::{Chance, Timestamp};
 use crate::record::{DISKS_MAX, NAME_BYTES_MAX};
@@ -123,6 +125,8 @@ pub struct AgentConfig {
     pub hot_regions_target: usize,
     /// How long a region is not used before it is cooled.
     pub cool_after: Duration,
+    /// What an activity log's file is written through.
+    pub activity_medium: fn(File) -> Box<dyn Medium>,
     /// What runs around app-consistent marks.
     pub hooks: Option<Hooks>,
     /// The program's version.
@@ -143,6 +147,7 @@ impl AgentConfig {
             region_bytes: REGION_BYTES,
             hot_regions_target: HOT_REGIONS_TARGET,
             cool_after: COOL_AFTER,
+            activity_medium: |file| Box::new(file),
             hooks: None,
             version: env!("CARGO_PKG_VERSION").into(),
             surroundings,

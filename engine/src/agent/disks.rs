@@ -98,7 +98,8 @@ pub(super) fn ready(
         last_life: before.map(|state| state.incarnation),
         last_seen: seen.of(&disk.config.name),
     };
-    let found = read(&file).and_then(|found| trust(config, found, &present));
+    let medium = (config.activity_medium)(file);
+    let found = read(&*medium).and_then(|found| trust(config, found, &present));
     let size_bytes = disk.backing.size_bytes();
     let hot = match &found {
         Ok(found) => found.hot.clone(),
@@ -112,8 +113,8 @@ pub(super) fn ready(
         log,
         incarnation: life,
     };
-    let activity = ActivityLog::begin(Box::new(file), header, hot.clone(), found.as_ref().ok())
-        .map_err(failed("write activity log"))?;
+    let activity =
+        ActivityLog::begin(medium, header, hot.clone(), found.as_ref().ok()).map_err(failed("write activity log"))?;
     let known = KnownDisk {
         name: disk.config.name.clone(),
         size_bytes,

@@ -1,6 +1,7 @@
 //! The routes: one list, from which they are registered and documented.
 
 pub mod audit;
+pub mod chaos;
 pub mod events;
 pub mod jobs;
 pub mod machines;
@@ -81,6 +82,9 @@ routes! {
     overview::get_overview,
     overview::get_history,
     stream::get_stream,
+    chaos::list_faults,
+    chaos::arm_fault,
+    chaos::disarm_fault,
     system::get_health,
     system::get_version,
     system::get_openapi,

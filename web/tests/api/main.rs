@@ -1,5 +1,6 @@
 //! The API as its callers meet it: real sockets, real tokens, a real control plane; a process server played by the test.
 
+mod chaos;
 mod commands;
 mod live;
 mod machines;

@@ -263,6 +263,7 @@ impl DataPort for Played {
                 CommandResult::Restored { directory: "/var/lib/farshore/restored/1".into(), total_bytes: 1 << 20 }
             }
             Command::CancelRestore { .. } => CommandResult::Done,
+            Command::Chaos(_) => CommandResult::Chaos(Chaos::new(false).execute(ChaosCommand::List)),
             Command::RequestMark { .. } => CommandResult::MarkRequested { mark: MarkId([4; 16]) },
         })
     }

@@ -19,6 +19,7 @@
 
 mod agent;
 mod enrol;
+mod injection;
 mod point;
 mod process_server;
 mod refusal;
@@ -26,6 +27,7 @@ mod secret;
 
 pub use agent::{AgentReport, Assignment, DiskReport, DiskState, NotProtected, NotProtectedReason};
 pub use enrol::{Enrol, Enrolled, Hello, MachineGrant, MemberRole, Welcome};
+pub use injection::{ActorKind, ChaosCommand, ChaosState, InjectedFault, Injection, InjectionState};
 pub use point::{Export, PointInfo, PointSelector, PointsPage};
 pub use process_server::{
     Answer, Assign, CacheReport, Command, CommandResult, Heartbeat, Issue, MachineReport, MachineState, MarkReport,

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Export, MemberEvent, PointInfo, PointSelector, PointsPage, Refusal, Severity, WireKey};
+use super::{
+    ChaosCommand, ChaosState, Export, MemberEvent, PointInfo, PointSelector, PointsPage, Refusal, Severity, WireKey,
+};
 use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::MarkKind;
 
@@ -131,6 +133,8 @@ pub enum Command {
         /// The operator's name for it.
         label: String,
     },
+    /// Arm, disarm or list the process's own faults.
+    Chaos(ChaosCommand),
 }
 
 /// What came of a command that was carried out.
@@ -184,6 +188,8 @@ pub enum CommandResult {
         /// The mark, once it is there.
         mark: MarkId,
     },
+    /// To `Chaos`.
+    Chaos(ChaosState),
     /// To everything else.
     Done,
 }
