@@ -31,6 +31,7 @@ pub(crate) struct Endpoints {
 
 /// The servers.
 pub(crate) struct Site {
+    role: &'static str,
     pub(crate) up: Option<Proc>,
     pub(crate) state: PathBuf,
     pub(crate) endpoints: Endpoints,
@@ -39,14 +40,22 @@ pub(crate) struct Site {
 impl Site {
     /// `farshore up`, ready.
     pub(crate) fn up(rig: &Rig, more: &[&str]) -> Self {
+        let loopback = "127.0.0.1:0";
+        Self::start(rig, "up", &[&["--listen-replication", loopback][..], more].concat())
+    }
+
+    /// `farshore config-server` alone, ready.
+    pub(crate) fn config_server(rig: &Rig) -> Self {
+        Self::start(rig, "config-server", &[])
+    }
+
+    fn start(rig: &Rig, role: &'static str, more: &[&str]) -> Self {
         let state = rig.path("site");
         let loopback = "127.0.0.1:0";
-        let mut args = vec!["up", "--state-dir", text(&state), "--listen-management", loopback];
-        args.extend(["--listen-replication", loopback, "--listen-control", loopback, "--plain-http"]);
-        args.extend(more);
-        let up = rig.start("up", &args);
+        let args = [role, "--state-dir", text(&state), "--listen-management", loopback, "--plain-http"];
+        let up = rig.start(role, &[&args[..], &["--listen-control", loopback], more].concat());
         let endpoints = Self::endpoints(rig, &state, up.pid());
-        Self { up: Some(up), state, endpoints }
+        Self { role, up: Some(up), state, endpoints }
     }
 
     /// Waits for what process `pid` wrote.
@@ -65,15 +74,15 @@ impl Site {
         })
     }
 
-    /// Starts `up` again on the addresses it had.
+    /// Starts the server again on the addresses it had.
     pub(crate) fn start_again(&mut self, rig: &Rig) {
         let address = |url: &str| url.rsplit('/').next().unwrap_or(url).to_owned();
         let json = rig.json(&self.state.join("endpoints.json")).expect("endpoints of the last life");
-        let replication = json["replication"].as_str().expect("a replication address").to_owned();
         let (management, control) = (address(&self.endpoints.management), self.endpoints.control.clone());
-        let args = ["up", "--state-dir", text(&self.state), "--listen-management", &management, "--plain-http"];
-        let more = ["--listen-replication", &replication, "--listen-control", &control];
-        let up = rig.start("up", &[&args[..], &more[..]].concat());
+        let mut args = vec![self.role, "--state-dir", text(&self.state), "--listen-management", &management];
+        args.extend(["--plain-http", "--listen-control", &control]);
+        args.extend(json["replication"].as_str().iter().flat_map(|address| ["--listen-replication", address]));
+        let up = rig.start(self.role, &args);
         self.endpoints = Self::endpoints(rig, &self.state, up.pid());
         self.up = Some(up);
     }
@@ -141,17 +150,24 @@ impl Machine {
         Self { name, disks: disks.collect(), state: rig.path(&format!("{}.agent", file_name(name))), agent: None }
     }
 
+    /// What the agent is started with; the first time with a token.
+    pub(crate) fn args(&self, site: &Site, token: Option<&str>) -> Vec<String> {
+        let mut args = vec!["agent".to_owned(), "--name".into(), self.name.into()];
+        args.extend(["--state-dir".into(), text(&self.state).into()]);
+        for disk in &self.disks {
+            let at = format!("{}={},sector={}", disk.name, disk.image.display(), disk.sector);
+            args.extend(["--disk".into(), at]);
+        }
+        args.extend(["--server".into(), site.endpoints.control.clone()]);
+        args.extend(["--ca-fingerprint".into(), site.endpoints.fingerprint.clone()]);
+        args.extend(token.iter().flat_map(|token| ["--token".to_owned(), (*token).to_owned()]));
+        args
+    }
+
     /// Starts the agent; the first time with a token.
     pub(crate) fn start(&mut self, rig: &Rig, site: &Site, token: Option<&str>) {
-        let disks: Vec<String> = self
-            .disks
-            .iter()
-            .map(|disk| format!("{}={},sector={}", disk.name, disk.image.display(), disk.sector))
-            .collect();
-        let mut args = vec!["agent", "--name", self.name, "--state-dir", text(&self.state)];
-        disks.iter().for_each(|disk| args.extend(["--disk", disk]));
-        args.extend(["--server", &site.endpoints.control, "--ca-fingerprint", &site.endpoints.fingerprint]);
-        args.extend(token.iter().flat_map(|token| ["--token", token]));
+        let args = self.args(site, token);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         self.agent = Some(rig.start(&format!("{}.agent-log", file_name(self.name)), &args));
         for disk in &self.disks {
             let socket = self.socket(disk.name);

@@ -1,6 +1,7 @@
 //! The system as its users run it: real processes, real clients, real filesystems and databases, kills and damage. The
 //! oracle decides.
 
+mod bad_input;
 mod cluster;
 mod filesystems;
 mod kills;
@@ -11,4 +12,5 @@ mod outages;
 mod recover;
 mod restarts;
 mod rig;
+mod roles;
 mod vault_alone;

@@ -7,14 +7,14 @@ use crate::rig::{Proc, Rig, eventually, sized};
 const MIB: u64 = 1 << 20;
 
 /// A process server alone, joined to the site.
-struct Server {
+pub(crate) struct Server {
     name: String,
-    process: Option<Proc>,
-    id: String,
+    pub(crate) process: Option<Proc>,
+    pub(crate) id: String,
 }
 
 impl Server {
-    fn join(rig: &Rig, site: &Site, name: &str) -> Self {
+    pub(crate) fn join(rig: &Rig, site: &Site, name: &str) -> Self {
         let token = site.token(rig, "process-server");
         let mut server = Self { name: name.into(), process: None, id: String::new() };
         server.start(rig, site, Some(&token));
@@ -38,7 +38,7 @@ impl Server {
     }
 }
 
-fn owner(rig: &Rig, site: &Site, machine: &Machine) -> (String, u64) {
+pub(crate) fn owner(rig: &Rig, site: &Site, machine: &Machine) -> (String, u64) {
     let shown = site.machine(rig, machine.name);
     let assignment = &shown["assignment"];
     let server = assignment["process_server"].as_str().unwrap_or_else(|| panic!("no owner in {shown}"));

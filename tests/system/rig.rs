@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// The longest that anything here may take before the test says so. Five times what a quiet machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The longest that a clean stop may take: a promise of the program, not a guess.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
 /// The binary under test; another one with `FARSHORE_BIN`, so that a long loop outlives the next build.
 pub(crate) static FARSHORE: LazyLock<OsString> =
     LazyLock::new(|| std::env::var_os("FARSHORE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_farshore").into()));
@@ -97,15 +100,19 @@ impl Proc {
         self.child.wait().unwrap_or_else(|error| panic!("wait for {}: {error}", self.name));
     }
 
-    /// SIGTERM; the process must end with success.
+    /// SIGTERM; the process must end with success, within what is promised of every role under any load.
     pub(crate) fn stop(mut self) {
+        let start = Instant::now();
         self.signal("TERM");
         let status = eventually("a clean stop", || match self.child.try_wait() {
             Ok(Some(status)) => Ok(status),
             Ok(None) => Err(format!("{} still runs", self.name)),
             Err(error) => Err(error.to_string()),
         });
+        let taken = start.elapsed();
+        println!("{} stopped within {taken:?}", self.name);
         assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.log_tail());
+        assert!(taken <= STOP_MAX, "{} took {taken:?} to stop:\n{}", self.name, self.log_tail());
     }
 
     /// It has ended, with success.

@@ -140,7 +140,7 @@ fn report(shared: &Shared, events: Vec<crate::control::messages::MemberEvent>) -
             size_bytes: disk.size_bytes,
             sector_bytes: disk.sector_bytes,
             state: match disk.gap {
-                _ if disk.unreadable_regions > 0 => DiskState::Failed,
+                _ if disk.unreadable_regions > 0 || disk.missing.is_some() => DiskState::Failed,
                 None => DiskState::Protected,
                 Some(GapReason::InitialReplication) => DiskState::InitialReplication,
                 Some(GapReason::ActivityLogLost) => DiskState::Comparing,

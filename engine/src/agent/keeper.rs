@@ -13,6 +13,7 @@ use super::seen::Seen;
 use super::shared::Shared;
 use crate::capture::{DiskView, identity};
 use crate::control::messages::Severity;
+use crate::nbd::{BackingDisk, Presence};
 use crate::record::GapReason;
 
 const CLOCK_TICK: Duration = Duration::from_millis(50);
@@ -21,6 +22,8 @@ const COOL_TICK: Duration = Duration::from_secs(1);
 /// Time between syncs of a disk beneath for the sake of cooling. Chosen: a quarter of `COOL_AFTER` costs idle regions nothing; a
 /// fifth of it would have a busy disk sync all the time.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
+/// How far a clock may be behind what was told before that is said.
+const CLOCK_BEHIND_MICROS: i64 = 2_000_000;
 const REMEMBER_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs the clock until the tap stops.
@@ -44,6 +47,8 @@ pub(super) fn clock(shared: &Arc<Shared>) {
         if status_at.elapsed() >= STATUS_EVERY {
             status_at = Instant::now();
             leave_traces(shared);
+            watch.look_beneath(shared);
+            watch.look_at_clock(shared);
         }
         std::thread::sleep(CLOCK_TICK);
     }
@@ -55,8 +60,8 @@ pub(super) fn leave_traces(shared: &Shared) {
         let identity = identity::of(&disk.backing).ok()?;
         Some((disk.name.clone(), identity.modified_ns))
     });
-    let wall = shared.wall();
-    let written = Seen::now(wall.0, disks)
+    // The kernel's times of the disks are by its clock, whatever was told.
+    let written = Seen::now(shared.clock().0, shared.wall().0, disks)
         .save(&shared.config.file("agent.seen"))
         .and_then(|()| shared.status().save(&shared.status_path()));
     if let Err(error) = written {
@@ -68,13 +73,14 @@ pub(super) fn leave_traces(shared: &Shared) {
 struct Watch {
     disks: Vec<DiskView>,
     state_failed: bool,
+    clock_behind: bool,
 }
 
 impl Watch {
     fn new(shared: &Shared) -> Self {
         let splitter = shared.tap.splitter();
         let disks = (0..shared.facts.len()).map(|disk| splitter.disk_view(disk)).collect();
-        Self { disks, state_failed: false }
+        Self { disks, state_failed: false, clock_behind: false }
     }
 
     fn look(&mut self, shared: &Shared) {
@@ -88,7 +94,8 @@ impl Watch {
                     compare_ended(shared, name, &now);
                 }
             }
-            if now.activity_log_failed && !was.activity_log_failed {
+            let changed_beneath = shared.missing.lock()[disk].is_some();
+            if now.activity_log_failed && !was.activity_log_failed && !changed_beneath {
                 let text = format!(
                     "the activity log of disk '{name}' cannot be written: writes go on, but the next start reads the whole \
                      disk; look at the storage of {}",
@@ -104,6 +111,49 @@ impl Watch {
                 shared.event(Severity::Critical, "disk_unreadable", text);
             }
         }
+    }
+
+    /// Looks whether the disks beneath are still there.
+    fn look_beneath(&mut self, shared: &Shared) {
+        for (disk, entry) in shared.tap.disks().iter().enumerate() {
+            // One that cannot be asked is noticed by its reads and writes.
+            let Ok(presence) = entry.backing.presence() else { continue };
+            let what = what_became_of(&entry.backing, presence);
+            let mut missing = shared.missing.lock();
+            if missing[disk] == what {
+                continue;
+            }
+            let before = std::mem::replace(&mut missing[disk], what.clone());
+            drop(missing);
+            match what {
+                Some(what) if before.is_none() => {
+                    let text = format!("disk '{}': {what}; the machine's other disks go on", entry.name);
+                    shared.event(Severity::Critical, "disk_missing", text);
+                }
+                Some(_) => {}
+                None => {
+                    let text =
+                        format!("disk '{}' is there again; the agent's next start compares all of it", entry.name);
+                    shared.event(Severity::Info, "disk_missing", text);
+                }
+            }
+            // Whoever takes a disk away may bring back another one.
+            shared.tap.distrust(disk);
+        }
+    }
+
+    fn look_at_clock(&mut self, shared: &Shared) {
+        let behind_micros = shared.wall().0.saturating_sub(shared.clock().0);
+        let behind = behind_micros > CLOCK_BEHIND_MICROS;
+        if behind && !self.clock_behind {
+            let text = format!(
+                "this machine's clock went back by {} s: points stay in the order of the log, and their times stand still \
+                 until the clock has caught up; set the clock right",
+                behind_micros / 1_000_000
+            );
+            shared.event(Severity::Warning, "clock_went_back", text);
+        }
+        self.clock_behind = behind;
     }
 
     fn state_failed(&mut self, shared: &Shared, error: &std::io::Error) {
@@ -123,6 +173,25 @@ fn compare_ended(shared: &Shared, name: &str, now: &DiskView) {
         now.differing_bytes, now.compared_bytes
     );
     shared.event(Severity::Info, "compare_ended", text);
+}
+
+/// What to say of a disk beneath that is not as it was.
+fn what_became_of(backing: &BackingDisk, presence: Presence) -> Option<String> {
+    let path = backing.path().display();
+    let restore = "or restore it from a recovery point, then start the agent again";
+    Some(match presence {
+        Presence::There => return None,
+        Presence::Deleted => format!(
+            "{path} was deleted; what it holds lives only as long as this agent runs: copy it back from /proc/{}/fd/{}, {restore}",
+            std::process::id(),
+            backing.descriptor()
+        ),
+        Presence::Elsewhere => format!("{path} was moved or replaced: bring it back, {restore}"),
+        Presence::Short(left) => format!(
+            "of {path} {left} of {} bytes are left; the rest cannot be read any more: bring it back, {restore}",
+            backing.size_bytes()
+        ),
+    })
 }
 
 fn gap_changed(shared: &Shared, name: &str, now: &DiskView) {

@@ -31,6 +31,7 @@ pub mod tls_dial;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -226,6 +227,8 @@ fn assemble(
         opening: None,
         clean_stop: None,
     };
+    let disk_count = known.disks.len();
+    let told = Seen::told(&config.file("agent.seen"));
     let shared = Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
         let shared = shared.clone();
         let reserve = move |last: Lsn| match shared.upgrade() {
@@ -241,6 +244,8 @@ fn assemble(
             facts,
             events: Events::new(logger),
             standing: Mutex::new(standing),
+            missing: Mutex::new(vec![None; disk_count]),
+            told: AtomicI64::new(told),
             phase: watch::Sender::new(Phase::Running),
             target: watch::Sender::new(network.target.clone()),
         }

@@ -18,6 +18,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(super) struct Seen {
     boot_id: String,
     at_ns: i64,
+    /// The highest time that was told until then, in microseconds. Counts over boots.
+    #[serde(default)]
+    told_micros: i64,
     /// Modification time of each disk, by its name.
     modified_ns: BTreeMap<String, i64>,
 }
@@ -29,14 +32,21 @@ impl Seen {
         last.filter(|seen| !seen.boot_id.is_empty() && seen.boot_id == boot_id()).unwrap_or_default()
     }
 
+    /// The highest time that any life told, in microseconds.
+    pub(super) fn told(path: &Path) -> i64 {
+        let last: Option<Self> = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        last.map_or(0, |seen| seen.told_micros)
+    }
+
     /// What is known of a disk.
     pub(super) fn of(&self, disk: &str) -> Option<LastSeen> {
         self.modified_ns.get(disk).map(|modified_ns| LastSeen { at_ns: self.at_ns, modified_ns: *modified_ns })
     }
 
     /// A look at the disks as they are now.
-    pub(super) fn now(at_micros: i64, disks: impl Iterator<Item = (String, i64)>) -> Self {
-        Self { boot_id: boot_id(), at_ns: at_micros.saturating_mul(1000), modified_ns: disks.collect() }
+    pub(super) fn now(at_micros: i64, told_micros: i64, disks: impl Iterator<Item = (String, i64)>) -> Self {
+        let at_ns = at_micros.saturating_mul(1000);
+        Self { boot_id: boot_id(), at_ns, told_micros, modified_ns: disks.collect() }
     }
 
     /// Leaves it for the next life; one that fails only means that less is known then.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -81,12 +82,24 @@ pub(super) struct Shared {
     pub(super) facts: Vec<DiskFacts>,
     pub(super) events: Events,
     pub(super) standing: Mutex<Standing>,
+    /// What became of each disk beneath that is not as it was.
+    pub(super) missing: Mutex<Vec<Option<String>>>,
+    /// The highest time that was told, in microseconds: what is told next is not before it.
+    pub(super) told: AtomicI64,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) target: watch::Sender<Option<Target>>,
 }
 
 impl Shared {
+    /// The time as it is told: that of the clock, or the last one told while the clock is behind it. So the times of
+    /// points never go back.
     pub(super) fn wall(&self) -> Timestamp {
+        let now = self.clock().0;
+        Timestamp(self.told.fetch_max(now, Ordering::Relaxed).max(now))
+    }
+
+    /// What the clock says.
+    pub(super) fn clock(&self) -> Timestamp {
         (self.config.surroundings.wall)()
     }
 
@@ -119,6 +132,7 @@ impl Shared {
         let is_new = |disk: usize| standing.opening.as_ref().is_some_and(|opening| opening.disks[disk].added.is_some());
         let full_compare =
             standing.opening.is_some() && (0..self.facts.len()).any(|disk| full_scan(disk).is_some() && !is_new(disk));
+        let missing = self.missing.lock().clone();
         let splitter = self.tap.splitter();
         let region_bytes = self.config.region_bytes;
         let disks = self
@@ -146,6 +160,7 @@ impl Shared {
                     unreadable_regions: view.unreadable_regions,
                     lost_writes: view.lost_writes,
                     activity_log_failed: view.activity_log_failed,
+                    missing: missing[disk].clone(),
                 }
             })
             .collect();

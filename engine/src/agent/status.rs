@@ -84,6 +84,9 @@ pub struct DiskStatus {
     pub lost_writes: u64,
     /// Whether the activity log cannot be written.
     pub activity_log_failed: bool,
+    /// What became of the disk beneath, where it is not as it was.
+    #[serde(default)]
+    pub missing: Option<String>,
 }
 
 /// How an agent stands.

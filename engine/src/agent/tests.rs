@@ -176,6 +176,7 @@ struct Rig {
     disks: Vec<DiskConfig>,
     papers: Papers,
     budget_bytes: usize,
+    wall: fn() -> Timestamp,
 }
 
 fn papers() -> Papers {
@@ -208,7 +209,7 @@ impl Rig {
                 DiskConfig { name: (*name).to_owned(), path, sector_bytes: None, socket: None }
             })
             .collect();
-        Self { dir, server: Arc::default(), disks, papers: papers(), budget_bytes: 64 * MIB }
+        Self { dir, server: Arc::default(), disks, papers: papers(), budget_bytes: 64 * MIB, wall }
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -216,7 +217,7 @@ impl Rig {
     }
 
     fn try_start(&self) -> Result<Agent, AgentError> {
-        let surroundings = Surroundings { wall, chance: || Box::new(Draw) };
+        let surroundings = Surroundings { wall: self.wall, chance: || Box::new(Draw) };
         let mut config = AgentConfig::new("machine".into(), self.state_dir(), self.disks.clone(), surroundings);
         config.mark_interval = Duration::from_millis(100);
         config.budget_bytes = self.budget_bytes;
@@ -334,6 +335,61 @@ fn a_clean_stop_is_followed_without_a_gap_or_a_scan() {
     assert_eq!(agent.status().disks[0].rescanned_bytes, 0);
     rig.assert_equal();
     drop(agent);
+}
+
+#[test]
+fn points_stay_in_order_of_time_when_the_clock_goes_back() {
+    const HOUR_MICROS: i64 = 3_600_000_000;
+    let mut rig = Rig::new(&[("os", 8 * MIB)]);
+    let marks = |rig: &Rig| -> Vec<i64> {
+        let of = |record: Record| if let Record::Mark(mark) = record { Some(mark.captured_at.0) } else { None };
+        rig.server.records().into_iter().filter_map(of).collect()
+    };
+    // An hour ahead, then right, then an hour behind; between them the agent is killed.
+    let clocks: [fn() -> Timestamp; 3] =
+        [|| Timestamp(wall().0 + HOUR_MICROS), wall, || Timestamp(wall().0 - HOUR_MICROS)];
+    for (round, clock) in clocks.into_iter().enumerate() {
+        rig.wall = clock;
+        let agent = rig.start();
+        wait("the disk to be in order", || in_order(&agent));
+        let before = marks(&rig).len();
+        rig.client(&agent, 0).write(round as u64 * 4096, &pattern(round as u8, 4096), false).expect("writes");
+        wait("a mark", || marks(&rig).len() > before);
+        wait("everything committed", || all_committed(&agent));
+        rig.assert_equal();
+        if round > 0 {
+            wait("the event", || agent.status().events.iter().any(|event| event.code == "clock_went_back"));
+        }
+        rig.kill(agent);
+    }
+    let marks = marks(&rig);
+    assert!(marks.is_sorted(), "{marks:?}");
+    assert!(marks[0] > wall().0 + HOUR_MICROS / 2, "the first were taken by the wrong clock: {marks:?}");
+}
+
+#[test]
+fn a_disk_that_is_taken_away_beneath_is_told_of_and_the_next_start_compares_it() {
+    let rig = Rig::new(&[("gone", 4 * MIB), ("cut", 4 * MIB), ("stays", 4 * MIB)]);
+    let agent = rig.start();
+    wait("the first contents", || in_order(&agent));
+    std::fs::remove_file(&rig.disks[0].path).expect("deletes");
+    let cut = File::options().write(true).open(&rig.disks[1].path).expect("opens");
+    cut.set_len(MIB as u64).expect("cuts");
+    let missing = |agent: &Agent, disk: usize| agent.status().disks[disk].missing.clone();
+    wait("both to be noticed", || missing(&agent, 0).is_some() && missing(&agent, 1).is_some());
+    assert_eq!(missing(&agent, 2), None);
+    assert!(missing(&agent, 0).is_some_and(|text| text.contains("deleted") && text.contains("/proc/")));
+    let told = agent.status().events.iter().filter(|event| event.code == "disk_missing").count();
+    assert_eq!(told, 2, "{:?}", agent.status().events);
+    rig.client(&agent, 2).write(0, &pattern(1, 4096), false).expect("the other disk goes on");
+    cut.set_len(4 * MIB as u64).expect("brings it back, empty");
+    wait("it to be there again", || missing(&agent, 1).is_none());
+    drop(agent);
+    std::fs::write(&rig.disks[0].path, pattern(7, 4 * MIB)).expect("restores the other one");
+    let agent = rig.start();
+    wait("the compares", || in_order(&agent) && all_committed(&agent));
+    assert!(agent.status().full_compare, "{:?}", agent.status());
+    rig.assert_equal();
 }
 
 #[test]

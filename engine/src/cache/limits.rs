@@ -7,7 +7,8 @@
 //!                                                        with the room
 //! ```
 //!
-//! Room is the smaller of two shares: what is free on the cache's file system, and what is left of the budget. Committed
+//! Room is the smaller of two shares: what is free on the cache's file system, of as much of it as the cache may take, and
+//! what is left of the budget. Committed
 //! segments count as room: they stay only while nobody needs it, and the oldest go first. A full disk loses nothing:
 //! what cannot be appended is not acknowledged.
 
@@ -82,7 +83,9 @@ impl Pressure {
 impl CacheLimits {
     /// The room that is left, in thousandths.
     pub fn room_share(&self, usage: &CacheUsage) -> u64 {
-        let of_disk = share(usage.space.free_bytes.saturating_add(usage.committed_bytes), usage.space.total_bytes);
+        // Of a disk that is larger than the cache may ever be, only as much counts as the cache may take.
+        let usable_bytes = usage.space.total_bytes.min(self.budget_bytes);
+        let of_disk = share(usage.space.free_bytes.saturating_add(usage.committed_bytes), usable_bytes);
         let of_budget = share(self.budget_bytes.saturating_sub(usage.waiting_bytes), self.budget_bytes);
         of_disk.min(of_budget)
     }
@@ -170,6 +173,18 @@ mod tests {
         assert_eq!(limits.pressure(&usage(90, 9 * GIB, 0)), Pressure::Throttled { credit_share: 333 });
         assert_eq!(limits.pressure(&usage(90, 10 * GIB, 0)), Pressure::Refusing);
         assert_eq!(limits.pressure(&usage(90, 0, 10 * GIB)), Pressure::Normal, "committed segments are room");
+    }
+
+    #[test]
+    fn a_large_disk_that_is_nearly_full_is_no_reason_while_the_whole_cache_fits_in_what_is_free() {
+        let limits = CacheLimits::default();
+        assert_eq!(
+            limits.pressure(&usage(10, 0, 0)),
+            Pressure::Normal,
+            "10 of 100 GiB are free, 10 are wanted at most"
+        );
+        assert_eq!(limits.pressure(&usage(2, 0, 0)), Pressure::Critical);
+        assert_eq!(limits.pressure(&usage(0, 0, 0)), Pressure::Refusing);
     }
 
     #[test]

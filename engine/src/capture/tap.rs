@@ -149,6 +149,13 @@ impl Tap {
         Ok(())
     }
 
+    /// Others changed a disk: what its activity log says counts no more, and the next start compares all of it.
+    pub fn distrust(&self, disk: usize) {
+        let now = self.now();
+        let moved = self.splitter.lock().activity_log_failed(disk, now);
+        self.pass_on(moved);
+    }
+
     /// Waits until the ticket holds its range.
     pub(super) fn hold(&self, splitter: &mut MutexGuard<'_, Splitter>, ticket: &Ticket) {
         if splitter.is_exhausted() {

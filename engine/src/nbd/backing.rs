@@ -8,7 +8,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ const ZERO_PIECE_BYTES: usize = 256 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum BackingError {
     /// The operating system refuses.
-    #[error("open {path}: {source}")]
+    #[error("open {path}: {source}; bring the disk back, restore it from a recovery point, or leave it out")]
     Open {
         /// The disk.
         path: PathBuf,
@@ -78,6 +78,19 @@ pub struct BackingIdentity {
     pub inode: u64,
     /// Last change of a file, microseconds since 1970; 0 for a device, which does not tell.
     pub changed_micros: i64,
+}
+
+/// Whether a disk is still where and what it was when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    There,
+    /// Its file was deleted: it lives as long as it is open.
+    Deleted,
+    /// Another file is at its path, or none: it was moved or replaced.
+    Elsewhere,
+    /// It is shorter than it was: so many bytes are left.
+    Short(u64),
 }
 
 /// A file or block device, opened to be a disk.
@@ -193,6 +206,32 @@ impl BackingDisk {
             inode,
             changed_micros,
         })
+    }
+
+    /// Whether it is still there: a look at names and sizes.
+    pub fn presence(&self) -> io::Result<Presence> {
+        if self.block_device {
+            let left = rustix::fs::seek(&self.file, SeekFrom::End(0))?;
+            return Ok(if left < self.size_bytes { Presence::Short(left) } else { Presence::There });
+        }
+        let meta = self.file.metadata()?;
+        if meta.nlink() == 0 {
+            return Ok(Presence::Deleted);
+        }
+        if meta.len() < self.size_bytes {
+            return Ok(Presence::Short(meta.len()));
+        }
+        match std::fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (meta.dev(), meta.ino()) => Ok(Presence::There),
+            Ok(_) => Ok(Presence::Elsewhere),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Presence::Elsewhere),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The number of its open file in this process: what was deleted can be copied from there.
+    pub fn descriptor(&self) -> i32 {
+        self.file.as_raw_fd()
     }
 
     /// Fills `out` from `offset` on.

@@ -28,7 +28,7 @@ pub mod server;
 mod socket;
 mod syncs;
 
-pub use backing::{BackingDisk, BackingError, BackingIdentity, BackingOptions};
+pub use backing::{BackingDisk, BackingError, BackingIdentity, BackingOptions, Presence};
 pub use client::{ClientError, ClientOptions, NbdClient, NbdUri};
 pub use export::{Export, ExportInfo, NbdError, Op, StatusExtent, ZeroFlags};
 pub use file::FileExport;
