@@ -53,3 +53,13 @@ if [[ ! -e tests/browser/node_modules/.package-lock.json || tests/browser/packag
   command -v npm >/dev/null || { echo "setup: the dashboard and its tests need Node 20.19 or later with npm"; exit 1; }
   (cd tests/browser && npm ci --no-fund --no-audit && touch node_modules/.package-lock.json)
 fi
+
+# Azure's emulator, for the tests of a vault in Azure: under target/, from a pinned version (3.36 and later want Node 22).
+azurite=3.35.0
+if [[ $(cat target/azurite/version 2>/dev/null) != "$azurite" ]]; then
+  command -v npm >/dev/null || { echo "setup: Node with npm is needed for Azurite: install nodejs and npm, then run again"; exit 1; }
+  echo "setup: installing azurite $azurite under target/azurite"
+  mkdir -p target/azurite
+  npm install --prefix target/azurite --no-audit --no-fund --loglevel=error "azurite@$azurite" >/dev/null
+  echo "$azurite" > target/azurite/version
+fi

@@ -6,6 +6,7 @@ mod exit;
 mod logging;
 mod settings;
 mod stop;
+mod vault_place;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -58,9 +59,12 @@ struct Listen {
     /// Serve management over plain HTTP; only on a loopback address.
     #[arg(long)]
     plain_http: bool,
-    /// The vault: a path or file:///path.
+    /// The vault: a path, file:///path, or azblob://account/container/prefix.
     #[arg(long)]
     vault: Option<String>,
+    /// Address of the account's blob service, for a vault in Azure outside its public cloud or in an emulator.
+    #[arg(long)]
+    endpoint: Option<String>,
     /// The vault's key file.
     #[arg(long)]
     vault_key_file: Option<PathBuf>,
@@ -96,6 +100,9 @@ impl Listen {
         let mut vault = Dict::new();
         if let Some(url) = &self.vault {
             vault.insert("url".into(), Value::from(url.as_str()));
+        }
+        if let Some(url) = &self.endpoint {
+            vault.insert("endpoint".into(), Value::from(url.as_str()));
         }
         if let Some(file) = &self.vault_key_file {
             vault.insert("key_file".into(), Value::from(file.display().to_string()));
@@ -208,6 +215,6 @@ fn run(cli: &Cli) -> Outcome {
         Command::Chaos(command) => commands::chaos::run(command),
         Command::Config(command) => commands::config::run(command, &loaded),
         Command::Ctl(args) => commands::ctl::run(args, settings),
-        Command::Vault(command) => commands::vault::run(command, &logger),
+        Command::Vault(command) => commands::vault::run(command, settings, &logger),
     }
 }

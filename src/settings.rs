@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Failure;
 use crate::logging::LogFormat;
+use crate::vault_place::{AzureSettings, VaultPlace};
 
 /// Everything that can be set, with its default. The file has the same shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +40,15 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct VaultSettings {
-    /// `file:///path` or a path. Empty: the folder `vault` in the state directory.
+    /// `file:///path`, a path, or `azblob://account/container/prefix`. Empty: the folder `vault` in the state
+    /// directory.
     pub(crate) url: String,
+    /// The address of the account's blob service, where that is not Azure's public cloud.
+    pub(crate) endpoint: String,
     /// The 0600 file with the vault key. Empty: `vault.key` in the state directory.
     pub(crate) key_file: PathBuf,
+    /// How a vault in Azure is opened.
+    pub(crate) azure: AzureSettings,
 }
 
 /// Addresses that servers listen on.
@@ -102,7 +108,12 @@ impl Default for Settings {
         let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             state_dir: PathBuf::from("farshore-state"),
-            vault: VaultSettings { url: String::new(), key_file: PathBuf::new() },
+            vault: VaultSettings {
+                url: String::new(),
+                endpoint: String::new(),
+                key_file: PathBuf::new(),
+                azure: AzureSettings::default(),
+            },
             listen: ListenSettings {
                 management: loopback(defaults::MANAGEMENT_PORT),
                 replication: loopback(defaults::REPLICATION_PORT),
@@ -187,19 +198,11 @@ fn check(settings: &Settings) -> Result<(), Failure> {
 }
 
 impl Settings {
-    /// The vault's folder.
-    pub(crate) fn vault_path(&self) -> Result<PathBuf, Failure> {
+    /// Where the vault lies.
+    pub(crate) fn vault_place(&self) -> Result<VaultPlace, Failure> {
         match self.vault.url.as_str() {
-            "" => Ok(self.state_dir.join("vault")),
-            url => match url.split_once("://") {
-                None => Ok(PathBuf::from(url)),
-                Some(("file", path)) => Ok(PathBuf::from(path)),
-                Some((scheme, _)) => {
-                    let text =
-                        format!("vault.url: '{scheme}' is no store this version knows; use file:///path or a path");
-                    Err(Failure::usage(text))
-                }
-            },
+            "" => Ok(VaultPlace::Folder(self.state_dir.join("vault"))),
+            url => VaultPlace::parse(url, &self.vault.endpoint),
         }
     }
 

@@ -51,7 +51,7 @@ fn dependency_arrows_point_one_way() {
         ("farshore-engine", &[][..]),
     ]);
     let forbidden: BTreeMap<&str, &[&str]> = BTreeMap::from([
-        ("farshore-engine", &["actix", "actix-rt", "actix-web", "reqwest", "sled", "utoipa", "hyper"][..]),
+        ("farshore-engine", &["actix", "actix-rt", "actix-web", "sled", "utoipa", "hyper"][..]),
         ("farshore-actors", &["actix-web", "utoipa", "reqwest"][..]),
     ]);
     let metadata = metadata();
@@ -70,6 +70,21 @@ fn dependency_arrows_point_one_way() {
         }
     }
     assert_eq!(seen.len(), allowed.len(), "every crate of the house was looked at");
+}
+
+/// The engine speaks HTTP in one room only: the vault's client for Azure.
+#[test]
+fn only_the_azure_store_of_the_engine_knows_http() {
+    let mut files = Vec::new();
+    sources(&root().join("engine/src"), &mut files);
+    let azure = root().join("engine/src/vault/store/azure");
+    assert!(files.iter().any(|file| file.starts_with(&azure)), "the room was found");
+    for file in files.iter().filter(|file| !file.starts_with(&azure)) {
+        let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("read {}: {error}", file.display()));
+        for word in ["reqwest::", "azure_core::", "azure_storage_blob::", "azure_identity::"] {
+            assert!(!text.contains(word), "{} uses {word}", file.display());
+        }
+    }
 }
 
 /// Pure code gets time and chance from its caller.

@@ -392,6 +392,7 @@ impl Synthetic {
                 AgentEvent::Accepted(_)
                 | AgentEvent::Durable(_)
                 | AgentEvent::BeginningCommitted
+                | AgentEvent::Digests(_)
                 | AgentEvent::MarkNow(_) => {}
             }
         }

@@ -30,7 +30,7 @@ pub(crate) struct RecoverArgs {
 pub(crate) fn run(command: &ConfigServerCommand, settings: &Settings, log: &Logger) -> Outcome {
     let ConfigServerCommand::Recover(args) = command;
     let runtime = access::runtime()?;
-    let vault = args.access.open(&runtime)?;
+    let vault = args.access.open(&settings.vault, &runtime)?;
     let (state_dir, key_file) = (settings.state_dir.join("control"), settings.vault_key_path());
     let recovered = runtime.block_on(recover(&vault, &state_dir, log)).map_err(failure)?;
     keep_key(&key_file, print_key_file(vault.key()).as_bytes())?;

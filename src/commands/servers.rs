@@ -28,7 +28,6 @@ use farshore_engine::control::messages::{JoinSecret, MemberRole};
 use farshore_engine::defaults;
 use farshore_engine::transport::Fingerprint;
 use farshore_engine::vault::store::ObjectStore;
-use farshore_engine::vault::store::folder::FolderStore;
 use farshore_web::server::{Server, ServerConfig};
 use serde_json::{Value, json};
 use slog::{Logger, error, o};
@@ -38,6 +37,7 @@ use crate::chaos::inside::Inside;
 use crate::exit::{ExitKind, Failure, Outcome};
 use crate::settings::Settings;
 use crate::stop::stopped;
+use crate::vault_place::Purpose;
 
 /// How long the token lives with which the process server of `up` joins its own configuration server.
 const OWN_TOKEN_FOR: Duration = Duration::from_secs(300);
@@ -46,7 +46,7 @@ const OWN_TOKEN_FOR: Duration = Duration::from_secs(300);
 const CONTROL_STOP_MAX: Duration = Duration::from_secs(2);
 /// Time between exports of the control state.
 const EXPORT_EVERY: Duration = Duration::from_secs(900);
-/// Threads for blocking calls of the vault's folder. Chosen: as many as uploads that are under way.
+/// Threads for blocking calls of a vault's folder. Chosen: as many as uploads that are under way.
 const STORE_THREADS: usize = 8;
 
 /// What `process-server` takes.
@@ -78,7 +78,7 @@ pub(crate) struct Serving {
     pub(crate) chaos: bool,
 }
 
-/// The vault, with threads of its own for its blocking calls.
+/// The vault, with threads of its own for its calls.
 struct Vault {
     store: Arc<dyn ObjectStore>,
     threads: Option<Runtime>,
@@ -94,15 +94,16 @@ impl Drop for Vault {
 }
 
 fn open_vault(settings: &Settings, chaos: &Arc<Chaos>, inside: Inside) -> Result<Vault, Failure> {
-    let path = settings.vault_path()?;
+    let place = settings.vault_place()?;
     let threads = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+        .worker_threads(2)
+        .enable_all()
         .max_blocking_threads(STORE_THREADS)
         .thread_name("vault")
         .build()
         .map_err(|error| Failure::failed(format!("start the vault's threads: {error}")))?;
-    let store = FolderStore::open(&path, threads.handle().clone()).map_err(Failure::failed)?;
-    let store = chaos.around_store(Arc::new(store));
+    let store = place.open(&settings.vault.azure, Purpose::Serve, &threads)?;
+    let store = chaos.around_store(store);
     let store = inside.defect.map_or(store.clone(), |defect| defect.around(store));
     Ok(Vault { store, threads: Some(threads) })
 }

@@ -1,7 +1,8 @@
-//! `farshore vault ls | verify | restore | serve`: everything of a vault with nothing but the vault and one of its keys.
-//! No server, no state directory, no configuration is needed.
+//! `farshore vault ls | verify | restore | export | serve | key`: everything of a vault with nothing but the vault and one of its keys.
+//! No server and no state directory is needed; of the configuration only how a vault in Azure is opened.
 
 pub(super) mod access;
+mod key;
 mod ls;
 mod restore;
 mod serve;
@@ -11,6 +12,7 @@ use clap::Subcommand;
 use slog::Logger;
 
 use crate::exit::Outcome;
+use crate::settings::Settings;
 
 /// Read a vault with nothing but the vault and one of its keys.
 #[derive(Debug, Subcommand)]
@@ -21,16 +23,24 @@ pub(crate) enum VaultCommand {
     Verify(verify::VerifyArgs),
     /// Write the disks of a point to raw files.
     Restore(restore::RestoreArgs),
+    /// Write the disks of a point to files that virtual machines start from.
+    Export(restore::ExportArgs),
+    /// Who may open the vault: passphrase, recovery key.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Serve the disks of a point over NBD until stopped.
     Serve(serve::ServeArgs),
 }
 
 /// Runs a vault command.
-pub(crate) fn run(command: &VaultCommand, logger: &Logger) -> Outcome {
+pub(crate) fn run(command: &VaultCommand, settings: &Settings, logger: &Logger) -> Outcome {
+    let vault = &settings.vault;
     match command {
-        VaultCommand::Ls(args) => ls::run(args),
-        VaultCommand::Verify(args) => verify::run(args),
-        VaultCommand::Restore(args) => restore::run(args),
-        VaultCommand::Serve(args) => serve::run(args, logger),
+        VaultCommand::Ls(args) => ls::run(args, vault),
+        VaultCommand::Verify(args) => verify::run(args, vault),
+        VaultCommand::Restore(args) => restore::run(args, vault),
+        VaultCommand::Key(command) => key::run(command, vault),
+        VaultCommand::Export(args) => restore::export(args, vault),
+        VaultCommand::Serve(args) => serve::run(args, vault, logger),
     }
 }

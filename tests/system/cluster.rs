@@ -35,13 +35,16 @@ pub(crate) struct Site {
     pub(crate) up: Option<Proc>,
     pub(crate) state: PathBuf,
     pub(crate) endpoints: Endpoints,
+    /// What `up` was given beside its addresses.
+    more: Vec<String>,
 }
 
 impl Site {
     /// `farshore up`, ready.
     pub(crate) fn up(rig: &Rig, more: &[&str]) -> Self {
         let loopback = "127.0.0.1:0";
-        Self::start(rig, "up", &[&["--listen-replication", loopback][..], more].concat())
+        let site = Self::start(rig, "up", &[&["--listen-replication", loopback][..], more].concat());
+        Self { more: more.iter().map(|&arg| arg.to_owned()).collect(), ..site }
     }
 
     /// `farshore config-server` alone, ready.
@@ -55,7 +58,7 @@ impl Site {
         let args = [role, "--state-dir", text(&state), "--listen-management", loopback, "--plain-http"];
         let up = rig.start(role, &[&args[..], &["--listen-control", loopback], more].concat());
         let endpoints = Self::endpoints(rig, &state, up.pid());
-        Self { role, up: Some(up), state, endpoints }
+        Self { role, up: Some(up), state, endpoints, more: Vec::new() }
     }
 
     /// Waits for what process `pid` wrote.
@@ -82,6 +85,7 @@ impl Site {
         let mut args = vec![self.role, "--state-dir", text(&self.state), "--listen-management", &management];
         args.extend(["--plain-http", "--listen-control", &control]);
         args.extend(json["replication"].as_str().iter().flat_map(|address| ["--listen-replication", address]));
+        args.extend(self.more.iter().map(String::as_str));
         let up = rig.start(self.role, &args);
         self.endpoints = Self::endpoints(rig, &self.state, up.pid());
         self.up = Some(up);

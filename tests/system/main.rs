@@ -1,6 +1,9 @@
 //! The system as its users run it: real processes, real clients, real filesystems and databases, kills and damage. The
 //! oracle decides.
 
+mod azure;
+#[path = "../azure/azurite.rs"]
+mod azurite;
 mod bad_input;
 mod cluster;
 mod filesystems;

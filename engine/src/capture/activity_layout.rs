@@ -121,6 +121,9 @@ impl ActivityHeader {
         if !region_bytes.is_power_of_two() || region_bytes < 4096 {
             return Err(Malformed::Value { what: "region size", value: region_bytes });
         }
+        if disk.size_bytes.div_ceil(region_bytes) > u64::from(u32::MAX) {
+            return Err(Malformed::Value { what: "disk size", value: disk.size_bytes });
+        }
         Ok(Self { sequence, clean, region_bytes, disk, log, incarnation })
     }
 

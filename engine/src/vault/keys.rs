@@ -24,6 +24,7 @@ use super::crypto::{KEY_BYTES, SealKey, VaultKey, derive};
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{Chance, Salt, Timestamp, VaultId};
 
+pub mod change;
 mod recovery;
 
 pub use recovery::{BadRecoveryKey, RecoveryKey};
@@ -88,6 +89,18 @@ struct Body {
     slots: Vec<KeySlot>,
 }
 
+/// What opens a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotKind {
+    /// A passphrase.
+    Passphrase,
+    /// A recovery key.
+    Recovery,
+    /// Something that a newer program knows.
+    Unknown,
+}
+
 /// Why the vault stays locked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
@@ -109,6 +122,12 @@ pub enum KeysError {
     /// Nothing to open with a passphrase.
     #[error("the vault has no passphrase: open it with its key file or the recovery key")]
     NoPassphrase,
+    /// A slot that is not there.
+    #[error("the vault has no key slot {slot}: 'farshore vault key ls' shows those it has")]
+    NoSuchSlot {
+        /// Its number.
+        slot: usize,
+    },
     /// A passphrase that is too easy.
     #[error("the passphrase is too short: it needs at least {PASSPHRASE_CHARS_MIN} characters")]
     PassphraseTooShort,
@@ -186,6 +205,27 @@ impl KeyObject {
         let wrap = recovery_key(recovery, &salt);
         let sealed = wrap_vault_key(&wrap, b"recovery", self.body.vault, key);
         self.body.slots.push(KeySlot::Known(KnownSlot::Recovery { salt, sealed }));
+    }
+
+    /// The slots, in order.
+    pub fn slots(&self) -> impl Iterator<Item = SlotKind> + '_ {
+        self.body.slots.iter().map(|slot| match slot {
+            KeySlot::Known(KnownSlot::Passphrase { .. }) => SlotKind::Passphrase,
+            KeySlot::Known(KnownSlot::Recovery { .. }) => SlotKind::Recovery,
+            KeySlot::Unknown(_) => SlotKind::Unknown,
+        })
+    }
+
+    /// Takes a slot away. What it opened is opened by the others, and by the vault key itself.
+    pub fn remove_slot(&mut self, slot: usize) -> Result<SlotKind, KeysError> {
+        let kind = self.slots().nth(slot).ok_or(KeysError::NoSuchSlot { slot })?;
+        self.body.slots.remove(slot);
+        Ok(kind)
+    }
+
+    /// Takes away every recovery key, before a new one is added.
+    pub fn remove_recovery(&mut self) {
+        self.body.slots.retain(|slot| !matches!(slot, KeySlot::Known(KnownSlot::Recovery { .. })));
     }
 
     /// Takes away every passphrase, before a new one is added.

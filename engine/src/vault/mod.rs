@@ -4,6 +4,7 @@ pub mod about;
 pub mod catalog;
 pub mod crypto;
 pub mod envelope;
+pub mod export;
 pub mod keys;
 pub mod layout;
 pub mod manifest;

@@ -13,19 +13,23 @@ use farshore_engine::vault::read::open_vault::{Credential, OpenVault, VaultError
 use farshore_engine::vault::read::points::RecoveryPoint;
 use farshore_engine::vault::read::select::PointSelector;
 use farshore_engine::vault::read::timeline::TimelineReader;
-use farshore_engine::vault::store::folder::FolderStore;
-use farshore_engine::vault::store::{StoreError, StoreErrorKind};
+use farshore_engine::vault::store::ObjectStore;
 use tokio::runtime::Runtime;
 use zeroize::Zeroizing;
 
 use crate::exit::{ExitKind, Failure};
+use crate::settings::VaultSettings;
+use crate::vault_place::{Purpose, VaultPlace, store_failure};
 
 /// Where the vault is and what opens it.
 #[derive(Debug, Args)]
 pub(in crate::commands) struct Access {
-    /// The vault: a folder, or file:///path.
-    #[arg(long, value_name = "PATH")]
+    /// The vault: a folder, file:///path, or azblob://account/container/prefix.
+    #[arg(long, value_name = "PATH|URL")]
     vault: String,
+    /// Address of the account's blob service, for a vault in Azure outside its public cloud or in an emulator.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
     #[command(flatten)]
     key: KeyArgs,
 }
@@ -81,19 +85,22 @@ pub(in crate::commands) fn runtime() -> Result<Runtime, Failure> {
 
 impl Access {
     /// Opens the vault for reading. Blocks.
-    pub(in crate::commands) fn open(&self, runtime: &Runtime) -> Result<OpenVault, Failure> {
+    pub(in crate::commands) fn open(&self, at: &VaultSettings, runtime: &Runtime) -> Result<OpenVault, Failure> {
+        let (store, credential) = self.store(at, Purpose::Read, runtime)?;
+        runtime.block_on(OpenVault::open(store, &credential)).map_err(vault_failure)
+    }
+
+    /// The vault's store and what opens the vault. Blocks.
+    pub(super) fn store(
+        &self,
+        at: &VaultSettings,
+        purpose: Purpose,
+        runtime: &Runtime,
+    ) -> Result<(Arc<dyn ObjectStore>, Credential), Failure> {
         let credential = self.key.credential()?;
-        let path = match self.vault.split_once("://") {
-            Some(("file", path)) => Path::new(path),
-            Some((scheme, _)) => {
-                let text = format!("vaults at {scheme}:// cannot be opened by this version: give a folder");
-                return Err(Failure::usage(text));
-            }
-            None => Path::new(&self.vault),
-        };
-        let store = FolderStore::open_read_only(path, runtime.handle().clone())
-            .map_err(|error| Failure::new(ExitKind::Usage, error))?;
-        runtime.block_on(OpenVault::open(Arc::new(store), &credential)).map_err(vault_failure)
+        let set = if self.vault.starts_with("azblob://") { at.endpoint.as_str() } else { "" };
+        let place = VaultPlace::parse(&self.vault, self.endpoint.as_deref().unwrap_or(set))?;
+        Ok((place.open(&at.azure, purpose, runtime)?, credential))
     }
 }
 
@@ -122,27 +129,20 @@ fn read_key_file(path: &Path) -> Result<Credential, Failure> {
     Ok(Credential::Key(key))
 }
 
-fn secret(variable: &str) -> Result<Zeroizing<String>, Failure> {
+/// A secret from the environment.
+pub(super) fn secret(variable: &str) -> Result<Zeroizing<String>, Failure> {
     let value = std::env::var(variable);
     value.map(Zeroizing::new).map_err(|_| Failure::usage(format!("the environment variable {variable} is not set")))
 }
 
-fn vault_failure(error: VaultError) -> Failure {
+/// A vault that stays closed as a failed command.
+pub(super) fn vault_failure(error: VaultError) -> Failure {
     match error {
         VaultError::Store(error) => store_failure(error),
         VaultError::NoVault => Failure::usage(error),
         VaultError::Refused(_) => Failure::new(ExitKind::Refused, error),
         VaultError::KeysDamaged { .. } => Failure::failed(error),
     }
-}
-
-fn store_failure(error: StoreError) -> Failure {
-    let kind = match error.kind {
-        StoreErrorKind::Unavailable => ExitKind::Unreachable,
-        StoreErrorKind::Denied => ExitKind::Refused,
-        _ => ExitKind::Failed,
-    };
-    Failure::new(kind, error)
 }
 
 /// A failed read as a failed command.

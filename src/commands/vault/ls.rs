@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::access::{Access, Chosen, MachineArgs, read_failure, runtime};
 use crate::exit::{Failure, Outcome};
+use crate::settings::VaultSettings;
 
 /// What to list.
 #[derive(Debug, Args)]
@@ -59,9 +60,9 @@ struct PointLine {
 }
 
 /// Lists.
-pub(super) fn run(args: &LsArgs) -> Outcome {
+pub(super) fn run(args: &LsArgs, at: &VaultSettings) -> Outcome {
     let runtime = runtime()?;
-    let vault = args.access.open(&runtime)?;
+    let vault = args.access.open(at, &runtime)?;
     match &args.machine {
         None => show_machines(&runtime.block_on(machines(&vault))?, args.json),
         Some(machine) => {

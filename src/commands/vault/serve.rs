@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::access::{Access, MachineArgs, PointArgs, read_failure, runtime};
 use super::ls::print_json;
 use crate::exit::{Failure, Outcome};
+use crate::settings::VaultSettings;
 
 /// How long clients get to finish their requests when the server is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
@@ -70,9 +71,9 @@ struct Served {
 }
 
 /// Serves until SIGINT or SIGTERM.
-pub(super) fn run(args: &ServeArgs, logger: &Logger) -> Outcome {
+pub(super) fn run(args: &ServeArgs, at: &VaultSettings, logger: &Logger) -> Outcome {
     let runtime = runtime()?;
-    let vault = args.access.open(&runtime)?;
+    let vault = args.access.open(at, &runtime)?;
     let exports = runtime.block_on(exports(args, &vault, &runtime, logger))?;
     // Before anything is printed: whoever reads the URIs may stop this at once.
     let mut stops = {

@@ -7,6 +7,7 @@ use super::access::{Access, read_failure, runtime};
 use super::ls::print_json;
 use super::restore::Meter;
 use crate::exit::{Failure, Outcome};
+use crate::settings::VaultSettings;
 
 /// What to verify.
 #[derive(Debug, Args)]
@@ -19,9 +20,9 @@ pub(crate) struct VerifyArgs {
 }
 
 /// Verifies; fails where anything is damaged.
-pub(super) fn run(args: &VerifyArgs) -> Outcome {
+pub(super) fn run(args: &VerifyArgs, at: &VaultSettings) -> Outcome {
     let runtime = runtime()?;
-    let vault = args.access.open(&runtime)?;
+    let vault = args.access.open(at, &runtime)?;
     let meter = Meter::new("verified", "objects");
     let report =
         runtime.block_on(verify(&vault, &|at| meter.show(at.objects_done, at.objects_total))).map_err(read_failure)?;

@@ -1,15 +1,19 @@
-//! A point's disks as raw files: plan, show, perform.
+//! A point's disks as files of any [`Format`]: plan, show, perform; or brought onto old copies of the disks.
 //!
-//! Each frame that the point needs is fetched once, whatever order its writes have on the disk; holes and zeroes stay
-//! holes of the file.
+//! Each frame that the point needs is fetched once, whatever order its writes have on the disk, many at a time; holes and
+//! zeroes stay holes of the file.
 //!
 //! Crash story: everything is written to hidden files beside the targets, synced, and renamed only when all disks are
-//! whole. A restore that dies leaves `.<name>.farshore-<pid>` files and no target.
+//! whole. A restore that dies leaves such files and no target; the next one of the same point goes on with them (see
+//! `target`).
 
-use std::fs::{self, File, OpenOptions};
+mod in_place;
+mod target;
+
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +28,15 @@ use super::timeline::{LogView, TimelineReader};
 use super::volume::{Volume, VolumeLimits};
 use crate::ids::DiskNo;
 use crate::record::DiskInfo;
+use crate::vault::export::{Allocated, Format, Layout, Stamp, TooLarge};
+use target::{Identity, Partial};
 
 /// Frames on their way at once. Chosen: keeps two cores and a store with 20 ms of latency busy, in 16 MiB.
 const FRAMES_IN_FLIGHT: usize = 16;
+/// Data after which an interrupted restore can go on. Chosen: a sync this often costs nothing, and less is soon done again.
+const NOTE_EVERY_BYTES: u64 = 256 << 20;
+/// Data of one disk that is taken in one go; frames at the borders are fetched twice.
+const STRETCH_BYTES: u64 = 1 << 30;
 
 /// Why a point was not restored.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +67,22 @@ pub enum RestoreError {
         /// Bytes that are free.
         available: u64,
     },
+    /// The format cannot hold the disk.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// An old copy that has no room for the disk.
+    #[error("{} has {available} bytes and the disk has {needed}: give a larger one", path.display())]
+    TooSmall {
+        /// The copy.
+        path: PathBuf,
+        /// Its size.
+        available: u64,
+        /// The disk's.
+        needed: u64,
+    },
+    /// Another restore is at work there.
+    #[error("{} is being written by another restore: wait for it, or restore elsewhere", .0.display())]
+    Busy(PathBuf),
     /// A worker died.
     #[error("restoring stopped: {0}")]
     Stopped(String),
@@ -71,6 +97,9 @@ pub struct DiskPlan {
     pub target: PathBuf,
     /// Bytes of data in it; the rest are holes.
     pub data_bytes: u64,
+    /// Size of the file.
+    pub file_bytes: u64,
+    layout: Arc<Layout>,
     volume: Volume,
 }
 
@@ -81,6 +110,8 @@ pub struct RestorePlan {
     pub point: RecoveryPoint,
     /// Its disks.
     pub disks: Vec<DiskPlan>,
+    /// What the files will be.
+    pub format: Format,
     dir: PathBuf,
     view: Arc<LogView>,
 }
@@ -108,12 +139,23 @@ pub fn file_name(name: &str) -> String {
     out
 }
 
-/// Makes the plan: which files, how much data.
+/// Makes the plan for raw files: which, how much data.
 pub async fn plan(
     reader: &TimelineReader,
     point: RecoveryPoint,
     disks: &[DiskNo],
     dir: &Path,
+) -> Result<RestorePlan, RestoreError> {
+    plan_as(reader, point, disks, dir, Format::Raw).await
+}
+
+/// Makes the plan for files of a format.
+pub async fn plan_as(
+    reader: &TimelineReader,
+    point: RecoveryPoint,
+    disks: &[DiskNo],
+    dir: &Path,
+    format: Format,
 ) -> Result<RestorePlan, RestoreError> {
     // Frames are fetched once each, without the cache; limits bound the maps.
     let frames = Arc::new(FrameCache::new(0));
@@ -122,22 +164,35 @@ pub async fn plan(
     for disk in disks {
         let volume = Volume::of_point(reader, &point, *disk, frames.clone(), limits)?;
         let info = volume.info().clone();
-        let mut target = dir.join(format!("{}.raw", file_name(&info.name)));
+        let mut target = dir.join(format!("{}.{}", file_name(&info.name), format.extension()));
         if plans.iter().any(|other| other.target == target) {
-            target = dir.join(format!("{}-{disk}.raw", file_name(&info.name)));
+            target = dir.join(format!("{}-{disk}.{}", file_name(&info.name), format.extension()));
         }
-        let mut data_bytes = 0;
-        let mut at = 0;
+        let mut allocated = Allocated::new(info.size_bytes, format.block_bytes());
+        let (mut data_bytes, mut at) = (0, 0);
         while at < info.size_bytes {
             let map = volume.map(at).await?;
             // A window may begin before the place that it was made for.
-            let runs = map.runs(at..map.window().end);
-            data_bytes += runs.filter(|run| !run.is_zero()).map(|run| run.len).sum::<u64>();
+            for run in map.runs(at..map.window().end).filter(|run| !run.is_zero()) {
+                data_bytes += run.len;
+                allocated.add(run.offset..run.offset + run.len);
+            }
             at = map.window().end;
         }
-        plans.push(DiskPlan { disk: info, target, data_bytes, volume });
+        let layout = Layout::new(format, info.size_bytes, allocated, stamp(&point, *disk))?;
+        let (file_bytes, layout) = (layout.file_bytes(), Arc::new(layout));
+        plans.push(DiskPlan { disk: info, target, data_bytes, file_bytes, layout, volume });
     }
-    Ok(RestorePlan { point, disks: plans, dir: dir.to_owned(), view: reader.view() })
+    Ok(RestorePlan { point, disks: plans, format, dir: dir.to_owned(), view: reader.view() })
+}
+
+/// The same for the same point and disk, so that an export can be gone on with.
+fn stamp(point: &RecoveryPoint, disk: DiskNo) -> Stamp {
+    let mut hash = blake3::Hasher::new();
+    hash.update(&point.id.0).update(&disk.0.to_le_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+    Stamp { unix_seconds: point.captured_at.0 / 1_000_000, id }
 }
 
 impl RestorePlan {
@@ -153,15 +208,14 @@ impl RestorePlan {
             check_target(&disk.target, force)?;
         }
         self.check_room()?;
-        let done = AtomicU64::new(0);
-        let report = |bytes: u64| {
-            let bytes_done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            progress(Progress { bytes_done, bytes_total: self.data_bytes() });
-        };
+        let report = self.reporter(progress);
         let mut files = Vec::new();
         for disk in &self.disks {
-            let file = Partial::create(&disk.target, disk.disk.size_bytes)?;
-            self.write_disk(disk, &file, &report).await?;
+            let mut file = Partial::open(&disk.target, self.identity(disk))?;
+            self.write_disk(disk, &mut file, &report).await?;
+            for (at, bytes) in disk.layout.metadata() {
+                file.write(at, &bytes)?;
+            }
             files.push(file);
         }
         for file in &files {
@@ -176,6 +230,65 @@ impl RestorePlan {
         sync.map_err(|source| failed("sync", &self.dir, source))
     }
 
+    /// Brings the plan's only disk onto an old copy of it, a raw file or a block device: only what differs is written.
+    /// Gives the bytes that were.
+    ///
+    /// # Panics
+    /// With a plan of several disks, or of another format than raw.
+    pub async fn bring_onto(&self, copy: &Path, progress: &(dyn Fn(Progress) + Sync)) -> Result<u64, RestoreError> {
+        assert!(self.disks.len() == 1 && self.format == Format::Raw, "one raw disk is brought onto one copy");
+        let (disk, written) = (&self.disks[0], Arc::new(AtomicU64::new(0)));
+        let file = Arc::new(in_place::open(copy, disk.disk.size_bytes)?);
+        let report = self.reporter(progress);
+        let mut at = 0;
+        while at < disk.disk.size_bytes {
+            let map = disk.volume.map(at).await?;
+            let end = map.window().end.min(at + STRETCH_BYTES);
+            self.write_stretch(
+                &map,
+                at..end,
+                &Goal::Onto { file: file.clone(), written: written.clone() },
+                copy,
+                &report,
+            )
+            .await?;
+            let zeroes: Vec<_> =
+                map.runs(at..end).filter(|run| run.is_zero()).map(|run| (run.offset, run.len)).collect();
+            let (file, written) = (file.clone(), written.clone());
+            let zeroing = tokio::task::spawn_blocking(move || {
+                zeroes.into_iter().try_for_each(|(offset, len)| {
+                    let bytes = in_place::bring_zeroes(&file, offset, len)?;
+                    written.fetch_add(bytes, Ordering::Relaxed);
+                    Ok(())
+                })
+            });
+            let zeroed: io::Result<()> = zeroing.await.map_err(|error| RestoreError::Stopped(error.to_string()))?;
+            zeroed.map_err(|source| failed("write", copy, source))?;
+            at = end;
+        }
+        file.sync_all().map_err(|source| failed("sync", copy, source))?;
+        Ok(written.load(Ordering::Relaxed))
+    }
+
+    fn reporter<'a>(&'a self, progress: &'a (dyn Fn(Progress) + Sync)) -> impl Fn(u64) + Sync + 'a {
+        let (done, bytes_total) = (AtomicU64::new(0), self.data_bytes());
+        move |bytes| {
+            let bytes_done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            progress(Progress { bytes_done, bytes_total });
+        }
+    }
+
+    fn identity(&self, plan: &DiskPlan) -> Identity {
+        Identity {
+            machine: self.view.source.machine(),
+            timeline: self.point.timeline,
+            point: self.point.id,
+            disk: plan.disk.disk,
+            format: self.format,
+            file_bytes: plan.file_bytes,
+        }
+    }
+
     fn check_room(&self) -> Result<(), RestoreError> {
         let stat = rustix::fs::statvfs(&self.dir).map_err(|source| failed("look at", &self.dir, source.into()))?;
         let (needed, available) = (self.data_bytes(), stat.f_bavail.saturating_mul(stat.f_frsize));
@@ -188,26 +301,49 @@ impl RestorePlan {
     async fn write_disk(
         &self,
         plan: &DiskPlan,
-        file: &Partial,
+        file: &mut Partial,
         report: &(dyn Fn(u64) + Sync),
     ) -> Result<(), RestoreError> {
-        let mut at = 0;
+        let goal = Goal::New { file: file.file.clone(), layout: plan.layout.clone() };
+        let (mut at, mut since_note) = (0, 0);
         while at < plan.disk.size_bytes {
             let map = plan.volume.map(at).await?;
-            let work = by_frame(&map, at..map.window().end)
-                .into_iter()
-                .map(|pieces| self.write_frame(pieces, file.file.clone(), &file.path));
-            let mut written = stream::iter(work).buffer_unordered(FRAMES_IN_FLIGHT);
-            while let Some(bytes) = written.next().await {
-                report(bytes?);
+            let end = map.window().end.min(at + STRETCH_BYTES);
+            let from = at.max(file.done_until().min(end));
+            // What an earlier restore did counts.
+            report(map.runs(at..from).filter(|run| !run.is_zero()).map(|run| run.len).sum());
+            since_note += self.write_stretch(&map, from..end, &goal, &file.path, report).await?;
+            if since_note >= NOTE_EVERY_BYTES {
+                file.note(end)?;
+                since_note = 0;
             }
-            at = map.window().end;
+            at = end;
         }
         Ok(())
     }
 
+    /// Writes what a map shows of a range; gives how many bytes of data that is.
+    async fn write_stretch(
+        &self,
+        map: &ExtentMap,
+        range: Range<u64>,
+        goal: &Goal,
+        path: &Path,
+        report: &(dyn Fn(u64) + Sync),
+    ) -> Result<u64, RestoreError> {
+        let work = by_frame(map, range).into_iter().map(|pieces| self.write_frame(pieces, goal.clone(), path));
+        let mut written = stream::iter(work).buffer_unordered(FRAMES_IN_FLIGHT);
+        let mut sum = 0;
+        while let Some(bytes) = written.next().await {
+            let bytes = bytes?;
+            sum += bytes;
+            report(bytes);
+        }
+        Ok(sum)
+    }
+
     /// Fetches one frame, and writes what the point needs of it.
-    async fn write_frame(&self, pieces: Vec<Piece>, file: Arc<File>, path: &Path) -> Result<u64, RestoreError> {
+    async fn write_frame(&self, pieces: Vec<Piece>, goal: Goal, path: &Path) -> Result<u64, RestoreError> {
         let (segment, frame) = (pieces[0].segment, pieces[0].frame);
         let view = self.view.clone();
         let item = view.source.item(&view.segments[segment as usize], frame).await?;
@@ -220,7 +356,7 @@ impl RestorePlan {
             for piece in pieces {
                 let bytes = open.bytes(piece.payload_at, piece.len, piece.offset);
                 let bytes = bytes.ok_or_else(|| damaged(Damage::Index { frame, offset: piece.offset }))?;
-                file.write_all_at(bytes, piece.offset).map_err(Failure::Write)?;
+                goal.write(piece.offset, bytes).map_err(Failure::Write)?;
                 bytes_written += piece.len as u64;
             }
             Ok(bytes_written)
@@ -230,6 +366,35 @@ impl RestorePlan {
             Ok(Err(Failure::Read(error))) => Err(error.into()),
             Ok(Err(Failure::Write(source))) => Err(failed("write", path, source)),
             Err(error) => Err(RestoreError::Stopped(error.to_string())),
+        }
+    }
+}
+
+/// Where the disk's bytes go.
+#[derive(Clone)]
+enum Goal {
+    /// A new file, to the places that its layout gives.
+    New { file: Arc<File>, layout: Arc<Layout> },
+    /// An old copy of the disk, where they differ.
+    Onto { file: Arc<File>, written: Arc<AtomicU64> },
+}
+
+impl Goal {
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::New { file, layout } => {
+                let mut left = bytes;
+                for (at, len) in layout.places(offset..offset + bytes.len() as u64) {
+                    let (here, rest) = left.split_at(len);
+                    file.write_all_at(here, at)?;
+                    left = rest;
+                }
+                Ok(())
+            }
+            Self::Onto { file, written } => {
+                written.fetch_add(in_place::bring(file, offset, bytes)?, Ordering::Relaxed);
+                Ok(())
+            }
         }
     }
 }
@@ -277,55 +442,5 @@ fn check_target(target: &Path, force: bool) -> Result<(), RestoreError> {
     }
 }
 
-/// A file in the making; removed again unless it is finished.
-struct Partial {
-    file: Arc<File>,
-    path: PathBuf,
-    target: PathBuf,
-    finished: bool,
-}
-
-impl Partial {
-    fn create(target: &Path, size_bytes: u64) -> Result<Self, RestoreError> {
-        let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let path = target.with_file_name(format!(".{name}.farshore-{}", std::process::id()));
-        // What a process of the same number left behind is nobody's any more.
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let file = opened.map_err(|source| failed("create", &path, source))?;
-        let partial = Self { file: Arc::new(file), path, target: target.to_owned(), finished: false };
-        let sized = partial.file.set_len(size_bytes);
-        sized.map_err(|source| failed("set the size of", &partial.path, source))?;
-        Ok(partial)
-    }
-
-    fn finish(mut self) -> Result<(), RestoreError> {
-        fs::rename(&self.path, &self.target).map_err(|source| failed("put in place", &self.target, source))?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if !self.finished {
-            // The next restore writes over what cannot be removed now.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_disk_name_becomes_a_plain_file_name() {
-        assert_eq!(file_name("data disk / 1"), "data_disk___1");
-        assert_eq!(file_name("../../etc/passwd"), "_.._.._etc_passwd");
-        assert_eq!(file_name("/"), "_");
-        assert_eq!(file_name(""), "_");
-        assert_eq!(file_name("-rf"), "_-rf");
-        assert_eq!(file_name("Größe"), "Größe");
-        assert!(file_name(&"ü".repeat(300)).len() <= 201);
-    }
-}
+mod tests;

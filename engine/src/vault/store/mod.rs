@@ -9,6 +9,7 @@
 //! Every error leaves it open whether the effect took place unless it says otherwise: callers look
 //! (`get_range`) before they conclude (see `log::committer`).
 
+pub mod azure;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 #[cfg(any(test, feature = "testing"))]
