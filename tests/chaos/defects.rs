@@ -47,6 +47,6 @@ fn a_process_server_that_commits_before_the_vault_has_it_is_found() {
 
 #[test]
 fn a_vault_with_changed_bits_does_not_verify() {
-    let failed = failed_checks("kill", "2", "ps-a=flip-bits");
+    let failed = failed_checks("storm", "2", "ps-a=flip-bits");
     assert!(found(&failed, "the vault verifies", "log/"), "{failed:#?}");
 }
