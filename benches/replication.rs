@@ -34,7 +34,7 @@ use tokio::runtime::Runtime;
 
 const BLOCK: usize = 4096;
 
-/// Collects regular files below `dir`, in order of names, until they have `bytes` together.
+/// Collects regular files below `dir`, in order of names, as long as they fit into `bytes` together.
 fn collect(dir: &Path, bytes: &mut u64, files: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
@@ -46,8 +46,8 @@ fn collect(dir: &Path, bytes: &mut u64, files: &mut Vec<PathBuf>) {
         }
         if meta.is_dir() {
             collect(&path, bytes, files);
-        } else if meta.is_file() && meta.len() > 0 {
-            *bytes = bytes.saturating_sub(meta.len());
+        } else if meta.is_file() && (1..=*bytes).contains(&meta.len()) {
+            *bytes -= meta.len();
             files.push(path);
         }
     }
