@@ -30,23 +30,3 @@ fn an_agent_that_answers_before_its_activity_log_is_written_is_found_to_lose_wri
     assert!(found(&failed, "the newest lacks nothing", "violations"), "{failed:#?}");
     assert!(!found(&failed, "every point of m2", ""), "the other machine is blameless: {failed:#?}");
 }
-
-#[test]
-fn an_agent_that_forgets_its_activity_log_is_found_by_its_full_resync() {
-    let failed = failed_checks("kill", "3", "m1=forget-activity-log");
-    assert!(found(&failed, "no full resync", "m1 was compared in full"), "{failed:#?}");
-}
-
-#[test]
-fn a_process_server_that_commits_before_the_vault_has_it_is_found() {
-    let failed = failed_checks("storm", "3", "ps-a=commit-before-vault");
-    assert!(!failed.is_empty(), "{failed:#?}");
-    let lost = found(&failed, "the newest lacks nothing", "") || found(&failed, "finds its log wrong", "log");
-    assert!(lost, "{failed:#?}");
-}
-
-#[test]
-fn a_vault_with_changed_bits_does_not_verify() {
-    let failed = failed_checks("storm", "2", "ps-a=flip-bits");
-    assert!(found(&failed, "the vault verifies", "log/"), "{failed:#?}");
-}

@@ -60,11 +60,6 @@ fn a_vault_that_fails_and_a_cache_that_is_full_lose_nothing() {
 }
 
 #[test]
-fn a_storm_of_panics_is_given_up_is_seen_in_health_and_ends_by_itself() {
-    rounds_hold("panics", 1, 5);
-}
-
-#[test]
 fn killed_processes_lose_nothing() {
     rounds_hold("kill", 1, 20);
 }
