@@ -17,6 +17,7 @@ for need in "${needs[@]}"; do
   command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 done
 /usr/bin/python3 -c 'import nbd' 2>/dev/null || missing+=(python3-libnbd)
+/usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 
@@ -46,6 +47,14 @@ if ((${#missing[@]})); then
   "${apt[@]}" install -y --no-install-recommends "${missing[@]}"
 else
   echo "setup: nothing is missing"
+fi
+
+# What the API's tests generate requests with, in an environment of its own.
+fuzz=target/venv/schemathesis
+if [[ ! -x $fuzz/bin/schemathesis ]]; then
+  echo "setup: making $fuzz"
+  python3 -m venv "$fuzz"
+  "$fuzz/bin/pip" install --quiet --disable-pip-version-check 'schemathesis==4.32.5'
 fi
 
 # The browser tests' driver. Chromium is Debian's; nothing else is downloaded.

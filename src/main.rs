@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use figment::value::{Dict, Value};
 
 use crate::exit::{Outcome, report};
@@ -152,6 +152,14 @@ enum Command {
     Config(commands::config::ConfigCommand),
     /// Call the API of a configuration server.
     Ctl(commands::ctl::CtlArgs),
+    /// Reset a lost admin token, on the host of the configuration server.
+    #[command(subcommand)]
+    Token(commands::token::TokenCommand),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
     /// Read a vault with nothing but the vault and one of its keys.
     #[command(subcommand)]
     Vault(commands::vault::VaultCommand),
@@ -216,5 +224,10 @@ fn run(cli: &Cli) -> Outcome {
         Command::Config(command) => commands::config::run(command, &loaded),
         Command::Ctl(args) => commands::ctl::run(args, settings),
         Command::Vault(command) => commands::vault::run(command, settings, &logger),
+        Command::Token(command) => commands::token::run(command, settings),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "farshore", &mut std::io::stdout());
+            Ok(())
+        }
     }
 }

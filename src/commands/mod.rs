@@ -8,4 +8,5 @@ pub(crate) mod ctl;
 pub(crate) mod demo;
 pub(crate) mod recover;
 pub(crate) mod servers;
+pub(crate) mod token;
 pub(crate) mod vault;

@@ -46,6 +46,8 @@ const OWN_TOKEN_FOR: Duration = Duration::from_secs(300);
 const CONTROL_STOP_MAX: Duration = Duration::from_secs(2);
 /// Time between exports of the control state.
 const EXPORT_EVERY: Duration = Duration::from_secs(900);
+/// How often a server looks whether its local admin token is to be made anew.
+const TOKEN_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Threads for blocking calls of a vault's folder. Chosen: as many as uploads that are under way.
 const STORE_THREADS: usize = 8;
 
@@ -128,6 +130,8 @@ fn write_endpoints(state: &Path, endpoints: &Value) -> Outcome {
 struct Control {
     server: ConfigServer,
     web: Server,
+    settings: Settings,
+    log: Logger,
 }
 
 impl Control {
@@ -168,7 +172,8 @@ impl Control {
         }
         let tls = (!settings.listen.plain_http).then(|| server.management_tls());
         let web = Server::start(ServerConfig { listen, tls }, server.plane(), log.new(o!("role" => "management")));
-        let control = Self { web: web.map_err(Failure::failed)?, server };
+        let web = web.map_err(Failure::failed)?;
+        let control = Self { web, server, settings: settings.clone(), log: log.clone() };
         control.show_authority(settings)?;
         Ok(control)
     }
@@ -196,6 +201,19 @@ impl Control {
             "control": self.server.control_address().to_string(),
             "ca_fingerprint": self.server.authority_fingerprint().to_string(),
         })
+    }
+
+    /// Makes the local admin token anew whenever its file was taken away (`farshore token reset`).
+    async fn follow_token_resets(&self) {
+        loop {
+            tokio::time::sleep(TOKEN_LOOK_EVERY).await;
+            let renewed = self.server.renew_local_admin().await.map_err(Failure::failed);
+            if let Err(failure) =
+                renewed.and_then(|made| if made { self.show_authority(&self.settings) } else { Ok(()) })
+            {
+                error!(self.log, "the local admin token could not be made anew"; "why" => failure.text);
+            }
+        }
     }
 
     /// Who may read the state directory: an admin.
@@ -326,7 +344,14 @@ async fn until_over(stop: &AtomicBool, control: Option<&Control>, node: Option<&
             None => std::future::pending().await,
         }
     };
+    let token_reset = async {
+        match control {
+            Some(control) => control.follow_token_resets().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = token_reset => Ok(()),
         () = stopped(stop) => Ok(()),
         why = control_failed => Err(Failure::failed(why)),
         why = node_ended => Err(Failure::failed(why)),

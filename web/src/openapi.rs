@@ -2,11 +2,13 @@
 
 use std::sync::OnceLock;
 
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::PathItem;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{Modify, OpenApi as _};
 
 use crate::auth::session::COOKIE_NAME;
+use crate::problem::PROBLEM_JSON;
 use crate::routes::Routes;
 
 /// Adds the bearer scheme, and the dashboard's cookie.
@@ -28,7 +30,28 @@ impl Modify for Bearer {
 /// The document.
 pub fn document() -> &'static OpenApi {
     static DOCUMENT: OnceLock<OpenApi> = OnceLock::new();
-    DOCUMENT.get_or_init(Routes::openapi)
+    DOCUMENT.get_or_init(|| {
+        let mut document = Routes::openapi();
+        document.paths.paths.values_mut().for_each(problems);
+        document
+    })
+}
+
+/// Every answer that is no success is a problem document; any operation may fail on our side.
+fn problems(item: &mut PathItem) {
+    let all = [&mut item.get, &mut item.post, &mut item.delete, &mut item.put, &mut item.patch];
+    for operation in all.into_iter().flatten() {
+        let responses = &mut operation.responses.responses;
+        if let Some(refused) = responses.get("4XX").cloned() {
+            responses.insert("5XX".into(), refused);
+        }
+        for (_, response) in responses.iter_mut().filter(|(status, _)| status.starts_with(['4', '5'])) {
+            let RefOr::T(response) = response else { continue };
+            if let Some(content) = response.content.shift_remove("application/json") {
+                response.content.insert(PROBLEM_JSON.into(), content);
+            }
+        }
+    }
 }
 
 /// Every route: method and path, as in the document.

@@ -10,6 +10,46 @@ use super::ledger::Ledger;
 use super::ledger::records::{AssignmentStage, JobKind, Machine};
 use super::live::{Live, Reach};
 
+/// Every code of health: the code, what it is about, what it means. The manual's table is made from it.
+pub const CODES: &[(&str, &str, &str)] = &[
+    ("agent_away", "machine", "its agent has no replication session: writes do not leave the machine"),
+    ("agent_control_away", "machine", "its agent has no control session; what is shown of it is old"),
+    ("agent_overloaded", "machine", "it writes faster than its writes are taken"),
+    ("cache_failed", "process server's machine", "a write to the cache disk failed"),
+    ("cache_full", "process server's machine", "the cache is full: nothing is accepted"),
+    ("cache_lost", "process server's machine", "the machine's cache directory is lost; a new epoch is needed"),
+    (
+        "cache_short",
+        "process server",
+        "less than 30 % (critical: 25 %) of the cache is free of what is in no vault yet",
+    ),
+    ("cache_throttled", "process server's machine", "agents are slowed down because the cache is short of room"),
+    ("disk_failed", "machine", "a disk is gone or cannot be read"),
+    ("fenced", "process server's machine", "another owner has the log; this one has stopped"),
+    ("gap_open", "machine", "a disk has no recovery points until it has caught up"),
+    ("machine_paused", "machine", "an operator paused its protection"),
+    ("machine_unassigned", "machine", "no process server takes its writes"),
+    ("no_process_server", "installation", "no process server has joined"),
+    (
+        "process_server_away",
+        "process server, machine",
+        "it has no control session; whether it takes writes is not known",
+    ),
+    ("process_server_silent", "process server, machine", "it has a session but sends no heartbeats"),
+    ("restart_storm", "process server's machine", "an actor of the machine keeps failing"),
+    ("rpo_exceeded", "machine", "its newest recovery point is older than its policy wants"),
+    ("unsealable", "process server's machine", "nothing could be sealed of what the agent sent"),
+    ("vault_away", "process server's machine", "the vault does not answer; segments wait in the cache"),
+    (
+        "vault_damaged",
+        "process server's machine",
+        "the vault holds an object that cannot be read where the log goes on",
+    ),
+    ("vault_full", "process server's machine", "the vault has no room"),
+    ("vault_locked", "process server's machine", "the machine's data key is missing"),
+    ("vault_unavailable", "process server", "it cannot reach the vault"),
+];
+
 /// How it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -29,8 +29,8 @@ use super::catalog_keeper::CatalogKeeper;
 use super::control_listener::{ControlListener, ListenerSpec};
 use super::control_room::{ControlPolicy, ControlRoom};
 use super::fault::Fault;
-use super::ledger::records::{ApiRole, Subject};
-use super::ledger::tokens::{CreateApiToken, check_api};
+use super::ledger::records::{ApiRole, Subject, TokenId};
+use super::ledger::tokens::{CreateApiToken, RevokeApiToken, check_api};
 use super::ledger::{BadRecord, Found, Ledger, RaiseEvents};
 use super::orchestrator::Orchestrator;
 use super::plane::ControlPlane;
@@ -48,6 +48,9 @@ use crate::supervise::{
 const AUTHORITY_DAYS: u32 = 7300;
 /// How long the server's own certificate is valid, in days; a new one is made at every start.
 const SERVER_DAYS: u32 = 825;
+
+/// The label of the token in `admin.token`.
+const LOCAL_ADMIN: &str = "local admin (admin.token)";
 
 /// What a configuration server is started with.
 #[derive(Clone)]
@@ -208,10 +211,30 @@ impl ConfigServer {
         if valid {
             return Ok(());
         }
-        let label = "local admin (admin.token)".to_owned();
-        let make = CreateApiToken { role: ApiRole::Admin, label, valid_for: None, by: "start".into() };
+        let before: Vec<TokenId> = {
+            let ledger = self.room.ledger();
+            let local = ledger.api_tokens.iter().filter(|token| token.label == LOCAL_ADMIN);
+            local.map(|token| token.id).collect()
+        };
+        let (label, by) = (LOCAL_ADMIN.to_owned(), "start".to_owned());
+        let make = CreateApiToken { role: ApiRole::Admin, label, valid_for: None, by: by.clone() };
         let (_, text) = self.room.decide(make).await?;
-        Ok(secret_file::write(&self.admin_token_file, text.as_bytes())?)
+        secret_file::write(&self.admin_token_file, text.as_bytes())?;
+        // One that lay there before is lost, or in somebody else's hands.
+        for id in before {
+            self.room.decide(RevokeApiToken { id, by: by.clone() }).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the local admin token anew if its file is gone; whether it was.
+    pub async fn renew_local_admin(&self) -> Result<bool, StartError> {
+        let gone = secret_file::read(&self.admin_token_file)?.is_none();
+        if gone {
+            self.local_admin().await?;
+            info!(self.room.log, "the local admin token was made anew; the one before is no longer valid");
+        }
+        Ok(gone)
     }
 
     /// The way in, for the API.

@@ -15,6 +15,7 @@ use reqwest::{RequestBuilder, Url};
 use serde_json::{Value, json};
 
 use super::CtlArgs;
+use super::profile::{self, Profile};
 use crate::exit::{ExitKind, Failure};
 
 /// Time to connect.
@@ -33,6 +34,12 @@ pub(super) struct Client {
 
 /// Finds server, token and authority.
 pub(super) fn connect(args: &CtlArgs, state_dir: &Path) -> Result<Client, Failure> {
+    if args.server.is_none()
+        && !state_dir.join("endpoints.json").is_file()
+        && let Some(profile) = profile::load()?
+    {
+        return of_profile(&profile);
+    }
     let endpoints = state_dir.join("endpoints.json");
     let known: Option<Value> = fs::read(&endpoints).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let server = match (&args.server, known.as_ref().and_then(|known| known["management"].as_str())) {
@@ -44,6 +51,26 @@ pub(super) fn connect(args: &CtlArgs, state_dir: &Path) -> Result<Client, Failur
         }
     };
     let base = url(&server)?;
+    let trust = || trust(args, state_dir, known.as_ref());
+    client(base, trust, token(args, state_dir)?)
+}
+
+/// The client of a profile.
+pub(super) fn of_profile(profile: &Profile) -> Result<Client, Failure> {
+    let trust = || {
+        if let Some(pem) = &profile.authority_pem {
+            let certificate = certificate_from_pem(pem, "the authority's certificate").map_err(Failure::usage)?;
+            return Ok(Trust::Authority(certificate));
+        }
+        let fingerprint = profile.ca_fingerprint.as_ref().and_then(|text| text.parse().ok());
+        fingerprint.map(Trust::Fingerprint).ok_or_else(|| {
+            Failure::usage("whom to trust is not known: log in with --ca-file or with --ca-fingerprint (64 hex digits)")
+        })
+    };
+    client(url(&profile.server)?, trust, profile.token.clone())
+}
+
+fn client(base: Url, trust: impl FnOnce() -> Result<Trust, Failure>, token: String) -> Result<Client, Failure> {
     let builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_WITHIN)
         .timeout(ANSWER_WITHIN)
@@ -51,14 +78,14 @@ pub(super) fn connect(args: &CtlArgs, state_dir: &Path) -> Result<Client, Failur
         .http1_only()
         .no_proxy();
     let trust = match base.scheme() {
-        "https" => trust(args, state_dir, known.as_ref())?,
+        "https" => trust()?,
         // Never spoken to: plain HTTP needs no trust, but the client wants a configuration.
         _ => Trust::Fingerprint(farshore_engine::transport::Fingerprint([0; 32])),
     };
     let tls = client_config(None, trust, Peers::ConfigServer).map_err(Failure::usage)?;
     let http = builder.tls_backend_preconfigured((*tls).clone()).build();
     let http = http.map_err(|error| Failure::failed(format!("set up the client: {error}")))?;
-    Ok(Client { http, base, token: token(args, state_dir)? })
+    Ok(Client { http, base, token })
 }
 
 /// The API's URL. Plain HTTP only to this host: the token would cross the network in the clear.
@@ -87,6 +114,10 @@ fn trust(args: &CtlArgs, state_dir: &Path, known: Option<&Value>) -> Result<Trus
         let bad = |error| Failure::usage(format!("{}: {error}", file.display()));
         return Ok(Trust::Authority(certificate.map_err(bad)?));
     }
+    if let Some(text) = &args.ca_fingerprint {
+        let bad = |_| Failure::usage("--ca-fingerprint: expected the 64 hex digits that a join token shows");
+        return text.parse().map(Trust::Fingerprint).map_err(bad);
+    }
     let fingerprint = known.and_then(|known| known["ca_fingerprint"].as_str()).and_then(|text| text.parse().ok());
     fingerprint.map(Trust::Fingerprint).ok_or_else(|| {
         Failure::usage(
@@ -95,7 +126,8 @@ fn trust(args: &CtlArgs, state_dir: &Path, known: Option<&Value>) -> Result<Trus
     })
 }
 
-fn token(args: &CtlArgs, state_dir: &Path) -> Result<String, Failure> {
+/// The token that is named, or that lies in the state directory.
+pub(super) fn token(args: &CtlArgs, state_dir: &Path) -> Result<String, Failure> {
     let read = |file: &Path| {
         let text = fs::read_to_string(file);
         let unreadable = |error: io::Error| Failure::usage(format!("read the token in {}: {error}", file.display()));
@@ -128,6 +160,11 @@ impl Client {
         Ok(made)
     }
 
+    /// Changes something, if it is still the version that was seen.
+    pub(super) async fn patch(&self, path: &str, body: &Value, seen: &str) -> Result<Value, Failure> {
+        self.send(self.http.patch(self.url(path)?).header("if-match", seen).json(body)).await
+    }
+
     /// Ends something.
     pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.http.delete(self.url(path)?)).await
@@ -135,12 +172,20 @@ impl Client {
 
     /// A list's parts joined, up to so many items.
     pub(super) async fn list(&self, path: &str, most: usize) -> Result<Value, Failure> {
+        self.list_where(path, &[], most).await
+    }
+
+    /// The same of a list with a filter.
+    pub(super) async fn list_where(&self, path: &str, filter: &[(&str, &str)], most: usize) -> Result<Value, Failure> {
         let mut items: Vec<Value> = Vec::new();
         let mut cursor: Option<String> = None;
         while items.len() < most {
             let limit = PART.min(most - items.len()).to_string();
             let mut url = self.url(path)?;
-            url.query_pairs_mut().append_pair("limit", &limit).extend_pairs(cursor.iter().map(|at| ("cursor", at)));
+            url.query_pairs_mut()
+                .extend_pairs(filter)
+                .append_pair("limit", &limit)
+                .extend_pairs(cursor.iter().map(|at| ("cursor", at)));
             let mut part = self.send(self.http.get(url)).await?;
             if let Value::Array(more) = part["items"].take() {
                 items.extend(more);

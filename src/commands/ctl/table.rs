@@ -1,5 +1,8 @@
 //! The API's JSON for people: lists as tables, single items as lines.
 
+use std::cell::Cell;
+use std::io::IsTerminal as _;
+
 use serde_json::Value;
 
 /// A column: its head, and where its cells stand in an item.
@@ -55,8 +58,63 @@ pub(super) const JOBS: &[Column] = &[
     ("UPDATED AT", "/updated_at"),
     ("TROUBLE", "/trouble"),
 ];
+/// Samples of a history.
+pub(super) const SAMPLES: &[Column] = &[
+    ("AT", "/at"),
+    ("RPO S", "/rpo_seconds"),
+    ("WRITE B/S", "/write_bytes_per_second"),
+    ("SHIPPED B/S", "/shipped_bytes_per_second"),
+    ("UPLOADED B/S", "/uploaded_bytes_per_second"),
+    ("BACKLOG BYTES", "/backlog_bytes"),
+];
+/// Entries of the audit log.
+pub(super) const AUDIT: &[Column] = &[
+    ("AT", "/at"),
+    ("BY", "/by"),
+    ("ROLE", "/role"),
+    ("ACTION", "/action"),
+    ("OUTCOME", "/outcome"),
+    ("CODE", "/code"),
+    ("TARGET", "/target"),
+];
+/// Tokens.
+pub(super) const TOKENS: &[Column] = &[
+    ("ID", "/id"),
+    ("ROLE", "/role"),
+    ("LABEL", "/label"),
+    ("CREATED AT", "/created_at"),
+    ("EXPIRES AT", "/expires_at"),
+];
 /// Events.
 pub(super) const EVENTS: &[Column] = &[("AT", "/at"), ("SEVERITY", "/severity"), ("CODE", "/code"), ("TEXT", "/text")];
+
+/// A job's progress on a terminal's standard error; silent elsewhere.
+#[derive(Default)]
+pub(super) struct Bar(Cell<bool>);
+
+impl Bar {
+    /// Shows how far a job is.
+    pub(super) fn show(&self, job: &Value) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let number = |name: &str| job["progress"][name].as_u64().unwrap_or(0);
+        let (done, total) = (number("done_bytes"), number("total_bytes"));
+        let width = 30;
+        let filled = (u128::from(done) * width / u128::from(total.max(1))).min(width) as usize;
+        let (full, step) = ("#".repeat(filled), job["step"].as_str().unwrap_or_default());
+        let amount = if total > 0 { format!("{done} of {total} bytes") } else { String::new() };
+        eprint!("\r\x1b[K[{full:<30}] {step} {amount}");
+        self.0.set(true);
+    }
+
+    /// Leaves the line.
+    pub(super) fn end(&self) {
+        if self.0.replace(false) {
+            eprintln!();
+        }
+    }
+}
 
 /// Prints what the API says.
 pub(super) fn print_json(value: &Value) {

@@ -93,6 +93,11 @@ pub struct NewJoinToken {
     pub valid_for_seconds: Option<u64>,
     /// How often it may be used; once where nothing is said.
     pub uses: Option<u32>,
+    /// What the command shall call the member; its host's name where nothing is said.
+    pub name: Option<String>,
+    /// Disks that the command shall protect, each `NAME=PATH`.
+    #[serde(default)]
+    pub disks: Vec<String>,
 }
 
 /// A join token that was made.
@@ -114,20 +119,34 @@ pub struct JoinTicketBody {
     pub ca_fingerprint: String,
     /// Where to join.
     pub control_addresses: Vec<String>,
-    /// What to run where it is to join.
+    /// What to run where it is to join. Disks that were not named here are named there with `--disk NAME=PATH`; a process
+    /// server finds the vault in its own configuration.
     #[serde(serialize_with = "secret")]
     #[schema(value_type = String)]
     pub command: Zeroizing<String>,
 }
 
-impl From<JoinTicket> for JoinTicketBody {
-    fn from(ticket: JoinTicket) -> Self {
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+impl JoinTicketBody {
+    /// A ticket with the command that uses it.
+    fn of(ticket: JoinTicket, name: Option<&str>, disks: &[String]) -> Self {
         let server = ticket.control_addresses.first().cloned().unwrap_or_default();
         let (fingerprint, token) = (&ticket.authority_fingerprint, &*ticket.token);
         let trust = format!("--server {server} --ca-fingerprint {fingerprint} --token {token}");
+        let name = name.map(|name| format!(" --name {}", quoted(name))).unwrap_or_default();
+        let disks: String = disks.iter().map(|disk| format!(" --disk {}", quoted(disk))).collect();
         let command = match ticket.role {
-            MemberRole::Machine => format!("farshore agent --name NAME --disk DISK=PATH {trust}"),
-            MemberRole::ProcessServer => format!("farshore process-server --name NAME --vault URL {trust}"),
+            MemberRole::Machine => format!("farshore agent{name}{disks} {trust}"),
+            MemberRole::ProcessServer => format!("farshore process-server{name} {trust}"),
         };
         Self {
             id: print_id(TokenId(ticket.id)),
@@ -263,6 +282,16 @@ pub(crate) async fn list_join_tokens(
     Ok(web::Json(Page::of(page, JoinTokenBody::from)))
 }
 
+fn check_words(name: Option<&str>, disks: &[String]) -> Result<(), Problem> {
+    let bad = |word: &str| word.is_empty() || word.len() > 1024 || word.chars().any(char::is_control);
+    let shaped = |disk: &String| disk.split_once('=').is_some_and(|(name, path)| !name.is_empty() && !path.is_empty());
+    if name.is_some_and(bad) || disks.len() > 256 || disks.iter().any(|disk| bad(disk) || !shaped(disk)) {
+        let detail = "a name has 1 to 1024 bytes, and a disk is NAME=PATH, at most 256 of them";
+        return Err(Fault::new(FaultCode::InvalidValue, detail).into());
+    }
+    Ok(())
+}
+
 /// Makes a join token.
 #[utoipa::path(tag = "tokens", request_body = NewJoinToken,
     responses((status = 201, body = JoinTicketBody), (status = "4XX", body = Problem)))]
@@ -272,10 +301,11 @@ pub(crate) async fn create_join_token(
     api: web::Data<Api>,
     body: web::Json<NewJoinToken>,
 ) -> Result<HttpResponse, Problem> {
-    let NewJoinToken { role, label, valid_for_seconds, uses } = body.into_inner();
+    let NewJoinToken { role, label, valid_for_seconds, uses, name, disks } = body.into_inner();
+    check_words(name.as_deref(), &disks)?;
     let valid_for = Duration::from_secs(valid_for_seconds.unwrap_or(JOIN_VALID_SECONDS));
     let made = api.plane.create_join_token(&caller, role.into(), label, valid_for, uses.unwrap_or(1));
-    Ok(HttpResponse::Created().json(JoinTicketBody::from(made.await?)))
+    Ok(HttpResponse::Created().json(JoinTicketBody::of(made.await?, name.as_deref(), &disks)))
 }
 
 /// Ends a join token.

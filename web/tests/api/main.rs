@@ -2,6 +2,7 @@
 
 mod chaos;
 mod commands;
+mod fuzzed;
 mod live;
 mod machines;
 mod protection;
