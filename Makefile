@@ -42,7 +42,7 @@ $(PAGE): $(DASHBOARD)/node_modules/.package-lock.json $(PAGE_SOURCES)
 
 # After a change of the API: its document as the dashboard knows it. The dashboard's compiler says what no longer fits.
 api-types:
-	FARSHORE_WRITE=1 $(CARGO) test -p farshore-web --lib the_dashboard_is_built_against_the_api_that_is_served
+	FARSHORE_WRITE=1 $(CARGO) test --workspace --lib the_dashboard_is_built_against_the_api_that_is_served
 
 demo: build
 	$(BIN) demo
