@@ -30,7 +30,13 @@ async fn a_write_becomes_durable_then_committed_then_a_point_that_reads_back() {
     assert!(status.session.is_some());
     let marks = server.told().into_iter().filter(|kind| matches!(kind, DataEventKind::MarkCommitted { .. })).count();
     assert_eq!(marks, 21);
-    let list = Command::ListPoints { machine: machine(1), timeline: data_rig::TIMELINE, before: None, limit: 5 };
+    let list = Command::ListPoints {
+        machine: machine(1),
+        timeline: data_rig::TIMELINE,
+        before: None,
+        limit: 5,
+        data_key: None,
+    };
     let CommandResult::Points(page) = server.plane.execute(list).await.unwrap() else { panic!("points") };
     assert_eq!(page.points.len(), 5);
     assert_eq!(page.points[0].lsn, last);

@@ -20,7 +20,7 @@ use farshore_engine::agent::{Dial as _, Papers, Stream, Target, TlsDial};
 use farshore_engine::capture::activity_layout::region_count;
 use farshore_engine::capture::content::analyse;
 use farshore_engine::capture::opening::{KnownDisk, KnownLog, plan};
-use farshore_engine::capture::scan::{SCAN_CHUNK_BYTES, ScanOutcome, ScanSpot, hole_runs};
+use farshore_engine::capture::scan::{ScanOutcome, ScanSpot, hole_runs};
 use farshore_engine::capture::{DiskStart, Outcome, RegionSet, Splitter, SplitterConfig};
 use farshore_engine::control::client::{SessionEvent, SessionHandle, SessionTimes, session};
 use farshore_engine::control::messages::{
@@ -123,7 +123,8 @@ impl Synthetic {
             budget_bytes: BUDGET_BYTES,
             mark_interval: plan.mark_interval,
             linger: Duration::from_millis(10),
-            scan_chunk_bytes: SCAN_CHUNK_BYTES,
+            // The scanner takes at most half of the budget.
+            scan_chunk_bytes: BUDGET_BYTES as u64 / 8,
         };
         let hot = RegionSet::all(region_count(plan.disk_bytes, REGION_BYTES));
         let start = DiskStart { size_bytes: plan.disk_bytes, region_bytes: REGION_BYTES, hot };

@@ -192,10 +192,12 @@ impl ControlPlane {
         HealthView { health, machines, process_servers, issues, master_target: "not_available_yet" }
     }
 
-    /// A machine's recovery points, newest first, as its owner reads them from the vault.
+    /// A machine's recovery points, newest first, as its owner reads them from the vault; the last owner, while its
+    /// protection is paused.
     pub async fn points(&self, machine: MachineId, before: Option<Lsn>, limit: u32) -> Result<PointsPage, Fault> {
         let (server, timeline) = self.owner(machine)?;
-        let command = Command::ListPoints { machine, timeline, before, limit };
+        let data_key = self.room.vault.data_key(machine).await.ok();
+        let command = Command::ListPoints { machine, timeline, before, limit, data_key };
         match self.room.execute(server, command, ASK_WITHIN).await? {
             CommandResult::Points(page) => Ok(page),
             other => Err(unexpected(&other)),

@@ -81,6 +81,8 @@ pub(super) struct ListPoints {
     pub(super) before: Option<Lsn>,
     /// At most so many.
     pub(super) limit: u32,
+    /// The machine's key, where the configuration server has it.
+    pub(super) data_key: Option<DataKey>,
 }
 
 /// Serve a point over NBD, each disk on a unix socket.

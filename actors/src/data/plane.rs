@@ -240,8 +240,9 @@ impl DataPlane {
                 self.ask(RedirectAgent { machine, epoch, addresses }).await??;
                 Ok(CommandResult::Done)
             }
-            Command::ListPoints { machine, timeline, before, limit } => {
-                let page = self.ask(ListPoints { machine, timeline, before, limit }).await??;
+            Command::ListPoints { machine, timeline, before, limit, data_key } => {
+                let data_key = data_key.map(|key| DataKey::from_bytes(*key.bytes()));
+                let page = self.ask(ListPoints { machine, timeline, before, limit, data_key }).await??;
                 Ok(CommandResult::Points(page))
             }
             Command::ServePoint { serve, machine, timeline, data_key, point, disks, read_only } => {

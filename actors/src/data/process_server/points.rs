@@ -238,8 +238,10 @@ impl Handler<ListPoints> for ProcessServer {
         self.chaos();
         let (points, known) = (self.spec.points.clone(), self.spec.ledger.get(msg.machine));
         Box::pin(async move {
-            let spec = known.ok_or(DataError::NotOwner(msg.machine))?;
-            let key = spec.key.get().ok_or(DataError::Locked(msg.machine))?;
+            let own = known.as_ref().and_then(|spec| spec.key.get());
+            let without =
+                if known.is_some() { DataError::Locked(msg.machine) } else { DataError::NotOwner(msg.machine) };
+            let key = own.or(msg.data_key.clone()).ok_or(without)?;
             points.list(msg, key).await
         })
     }

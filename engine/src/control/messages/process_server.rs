@@ -79,6 +79,9 @@ pub enum Command {
         before: Option<Lsn>,
         /// At most so many.
         limit: u32,
+        /// The machine's key: the points of a machine that this process server does not own are read all the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        data_key: Option<WireKey>,
     },
     /// Serve a point over NBD, each disk on a unix socket. The same `serve` again answers what is served already.
     ServePoint {
