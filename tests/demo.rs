@@ -129,6 +129,18 @@ fn privileged(name: &str) -> bool {
     false
 }
 
+/// The line about the database tells of transfers, and of none that could not be missing.
+fn the_database_proved_what_was_acknowledged(said: &str) {
+    let line = said.lines().find(|line| line.contains("PROVED  database")).expect("it was said");
+    let number = |before: &str, after: &str| -> u64 {
+        let number = line.split(after).next().and_then(|front| front.rsplit(before).next());
+        number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number before '{after}': {line}"))
+    };
+    let (found, wanted) = (number(" ", " transfers"), number(" ", " acknowledged"));
+    assert!(wanted > 0 && found >= wanted, "{line}");
+    assert!(line.contains("balances add up"), "{line}");
+}
+
 #[test]
 fn the_demo_proves_a_point_takes_the_next_free_port_and_leaves_nothing_behind() {
     // Where somebody else has the port, it is taken all the same.
@@ -137,6 +149,9 @@ fn the_demo_proves_a_point_takes_the_next_free_port_and_leaves_nothing_behind() 
     demo.says("is taken: using");
     demo.says("SQLite on a mounted disk is left out: --no-mount was given");
     demo.says("PROVED  'data' is a moment of its past");
+    demo.says("PROVED  database: opened after recovery");
+    demo.says("before the point is missing");
+    the_database_proved_what_was_acknowledged(&demo.said());
     demo.says("PROVED  'system' (ext4) equals the protected disk byte for byte");
     demo.says("load and replication go on");
     assert!(demo.processes().len() >= 2, "its roles are processes of their own: {:?}", demo.processes());
@@ -157,6 +172,9 @@ fn with_root_the_demo_recovers_sqlite_from_the_mounted_point_and_unmounts_all() 
     let mut demo = Demo::start(&[]);
     demo.says("load on 'system': mounted (nbdfuse, loop, ext4)");
     demo.says("PROVED  'data' is a moment of its past");
+    demo.says("PROVED  database: opened after recovery");
+    demo.says("before the point is missing");
+    the_database_proved_what_was_acknowledged(&demo.said());
     demo.says("PROVED  'system' mounts beside the living one");
     demo.says("integrity_check is ok");
     demo.signal("TERM");

@@ -1,16 +1,19 @@
 //! `farshore demo`: a working system that a stranger understands in a minute, without root. It runs this very binary's
-//! roles as processes of their own, puts stamped database pages on a protected disk through NBD, serves a recovery point
-//! within the first minute, lets the oracle judge it, and goes on until it is told to stop. With root, nbdfuse and loop
+//! roles as processes of their own, puts stamped pages and a database at work on protected disks through NBD, serves a
+//! recovery point within the first minute, lets the oracle and an audit of the database judge it, and goes on until it is
+//! told to stop. With root, nbdfuse and loop
 //! devices SQLite works on the mounted filesystem of a second disk meanwhile, and is recovered from the point.
 //!
 //! ```text
-//!   begun:   images ─► servers ─► agent ─► mounted, SQLite (root) ─► workload
-//!   ended:   workload ─► SQLite ─► unmount, loop, FUSE ─► agent ─► servers        at the end, on failure, on a signal
+//!   begun:   images ─► servers ─► agent ─► mounted, SQLite (root) ─► database ─► workload
+//!   ended:   workload ─► database ─► SQLite ─► unmount, loop, FUSE ─► agent ─► servers        at the end, on failure, on a signal
 //! ```
 
+mod acknowledged;
 mod bank;
 mod figures;
 mod image;
+mod ledger;
 mod mounted;
 mod process;
 mod prove;
@@ -30,18 +33,23 @@ use farshore_engine::oracle::{Journal, Workload, workload};
 use serde_json::Value;
 
 use self::bank::Bank;
+use self::ledger::Ledger;
 use self::mounted::Mounted;
 use self::process::{Process, farshore};
 use crate::exit::{Failure, Outcome};
 
 /// Size of the disk that the workload writes to, in bytes.
 const DATA_DISK_BYTES: u64 = 128 << 20;
-/// Pages written a second: a busy small database, and a demo that leaves the machine usable.
+/// Size of the disk that the database lies on, in bytes.
+const BANK_DISK_BYTES: u64 = 64 << 20;
+/// Pages written a second: a busy small disk, and a demo that leaves the machine usable.
 const WRITES_PER_SECOND: f64 = 500.0;
 /// How long the workload runs before a point is served and checked.
 const BEFORE_CHECK: Duration = Duration::from_secs(15);
 /// Longest wait for any single step.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// How long the end of a process takes to be seen after its connections broke.
+const ROLE_ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// Time between two lines of figures.
 const FIGURES_EVERY: Duration = Duration::from_secs(5);
 /// The protected machine's name.
@@ -70,6 +78,7 @@ struct Demo {
     begun: Instant,
     stop: Arc<AtomicBool>,
     // In the order in which they are ended where the demo does not come to its end.
+    ledger: Option<Ledger>,
     bank: Option<Bank>,
     mounted: Option<Mounted>,
     roles: Vec<Process>,
@@ -96,8 +105,20 @@ impl Demo {
     /// Everything that shall run does.
     fn alive(&mut self) -> Outcome {
         self.roles.iter_mut().try_for_each(Process::alive)?;
+        let at_work = self.at_work();
+        if at_work.is_err() {
+            // A role that ends takes its exports with it a moment before it is seen to have ended: it is the one to name.
+            thread::sleep(ROLE_ENDS_WITHIN);
+            self.roles.iter_mut().try_for_each(Process::alive)?;
+        }
+        at_work
+    }
+
+    /// Everything that uses the exports does.
+    fn at_work(&mut self) -> Outcome {
         self.mounted.as_mut().map_or(Ok(()), Mounted::alive)?;
-        self.bank.as_mut().map_or(Ok(()), Bank::alive)
+        self.bank.as_mut().map_or(Ok(()), Bank::alive)?;
+        self.ledger.as_mut().map_or(Ok(()), Ledger::alive)
     }
 
     /// Waits for something, watching the roles and Ctrl-C.
@@ -166,16 +187,19 @@ impl Demo {
             .wait("a join token", |demo| Ok(demo.ctl(&["token", "create", "--role", "machine"])?["token"].clone()))?;
         let token = token.as_str().unwrap_or_default().to_owned();
         let state = self.text("agent");
-        let (system, data) = (format!("system={}", self.text("system.img")), format!("data={}", self.text("data.img")));
+        let [system, data, bank] =
+            ["system", "data", "bank"].map(|disk| format!("{disk}={}", self.text(&format!("{disk}.img"))));
         let args = ["agent", "--name", MACHINE, "--state-dir", &state, "--disk", &system, "--disk", &data];
-        let more = ["--server", &control, "--token", &token, "--ca-fingerprint", &fingerprint];
+        let more = ["--disk", &bank, "--server", &control, "--token", &token, "--ca-fingerprint", &fingerprint];
         self.roles.push(Process::role("agent", &self.dir, &[&args[..], &more[..]].concat())?);
         self.wait("the machine's exports", |demo| {
-            let socket = demo.path("agent/data.sock");
-            std::os::unix::net::UnixStream::connect(socket).map(drop).map_err(|error| error.to_string())
+            ["system", "data", "bank"].into_iter().try_for_each(|disk| {
+                let socket = demo.path(&format!("agent/{disk}.sock"));
+                std::os::unix::net::UnixStream::connect(socket).map(drop).map_err(|error| error.to_string())
+            })
         })?;
         self.say(&format!(
-            "machine '{MACHINE}' is protected: its mobility agent exports both disks over NBD and ships every write"
+            "machine '{MACHINE}' is protected: its mobility agent exports its disks over NBD and ships every write"
         ));
         Ok(())
     }
@@ -218,13 +242,24 @@ impl Demo {
 
     fn run(&mut self, args: &DemoArgs) -> Outcome {
         let system = image::make_system(&self.path("system.img"), &self.path("system.files"))?;
-        fs::File::create(self.path("data.img"))
-            .and_then(|file| file.set_len(DATA_DISK_BYTES))
-            .map_err(|error| Failure::failed(format!("make the data disk: {error}")))?;
-        self.say(&format!("made two disks: 'system' ({system}) and 'data' ({} MiB, empty)", DATA_DISK_BYTES >> 20));
+        for (name, bytes) in [("data.img", DATA_DISK_BYTES), ("bank.img", BANK_DISK_BYTES)] {
+            fs::File::create(self.path(name))
+                .and_then(|file| file.set_len(bytes))
+                .map_err(|error| Failure::failed(format!("make {name}: {error}")))?;
+        }
+        self.say(&format!(
+            "made three disks: 'system' ({system}), 'data' ({} MiB, empty) and 'bank' ({} MiB, empty)",
+            DATA_DISK_BYTES >> 20,
+            BANK_DISK_BYTES >> 20
+        ));
         self.start_site()?;
         self.start_agent()?;
         self.mount_system(args)?;
+        self.ledger = Some(Ledger::open(&self.uri("bank")?, wall_clock)?);
+        self.say(
+            "load on 'bank': a database (redb) on the disk itself, through NBD; it moves money between accounts, in",
+        );
+        self.and("transactions of which the demo remembers when each was acknowledged");
 
         let plan = Workload {
             rate: Some(WRITES_PER_SECOND),
@@ -237,7 +272,7 @@ impl Demo {
         let journal_at = self.path("journal");
         let journal = Journal::create(&journal_at, header).map_err(Failure::failed)?;
         self.say(&format!(
-            "load on 'data': {WRITES_PER_SECOND} database pages a second through NBD; each bears its number and a digest, and a"
+            "load on 'data': {WRITES_PER_SECOND} pages a second through NBD; each bears its number and a digest, and a"
         ));
         self.and("journal outside of Farshore remembers which were acknowledged");
         let stop_load = AtomicBool::new(false);
@@ -281,6 +316,7 @@ impl Demo {
 
     /// Ends everything, from the top down: what is written last still finds its way.
     fn end(&mut self) {
+        self.ledger = None;
         self.bank = None;
         self.mounted = None;
         // The agent first: it brings what it holds to the process server.
@@ -326,7 +362,7 @@ pub(crate) fn run(args: &DemoArgs, stop: Arc<AtomicBool>) -> Outcome {
     println!("Farshore demo: protects a machine, serves a moment of its past and proves it right, within a minute.");
     println!("          everything it makes lies in {}; Ctrl-C ends it", dir.display());
     let (begun, roles) = (Instant::now(), Vec::new());
-    let mut demo = Demo { dir: dir.clone(), begun, stop, bank: None, mounted: None, roles };
+    let mut demo = Demo { dir: dir.clone(), begun, stop, ledger: None, bank: None, mounted: None, roles };
     let outcome = demo.run(args);
     demo.say(if demo.mounted.is_some() { "ending: unmounting, then the agent, then the servers" } else { "ending" });
     demo.end();

@@ -4,13 +4,14 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use farshore_engine::ids::Timestamp;
 
+use super::acknowledged::Acknowledged;
 use super::process::{ends, run, tool};
 use crate::exit::Failure;
 
@@ -38,15 +39,12 @@ pub(super) struct Found {
     pub(super) transfers: u64,
 }
 
-/// A transfer that was answered for, and when.
-type Answered = (Timestamp, u64);
-
 /// SQLite at work on a file, in WAL mode. Dropped, it has ended.
 pub(super) struct Bank {
     /// The database's file.
     file: PathBuf,
     stop: Arc<AtomicBool>,
-    answered: Arc<Mutex<Vec<Answered>>>,
+    answered: Acknowledged,
     worker: Option<JoinHandle<Result<(), String>>>,
 }
 
@@ -70,9 +68,9 @@ impl Bank {
             .spawn()
             .map_err(|error| Failure::failed(format!("start sqlite3: {error}")))?;
         let pipes = child.stdin.take().zip(child.stdout.take()).expect("both were asked for");
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Acknowledged::default());
         let worker = {
-            let (stop, answered) = (stop.clone(), Arc::clone(&answered));
+            let (stop, answered) = (stop.clone(), answered.clone());
             thread::spawn(move || work(child, pipes, &stop, &answered, clock))
         };
         Ok(Self { file, stop, answered, worker: Some(worker) })
@@ -93,15 +91,9 @@ impl Bank {
         self.file.file_name().map(PathBuf::from).unwrap_or_default()
     }
 
-    /// Transfers that were answered for until now.
-    pub(super) fn transfers(&self) -> u64 {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).last().map_or(0, |(_, transfer)| *transfer)
-    }
-
-    /// The last transfer that was answered for before `time`: what a point of that time must have.
-    pub(super) fn answered_before(&self, time: Timestamp) -> u64 {
-        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        answered.iter().take_while(|(at, _)| *at < time).last().map_or(0, |(_, transfer)| *transfer)
+    /// What it has answered for.
+    pub(super) fn answered(&self) -> &Acknowledged {
+        &self.answered
     }
 
     /// Ends it; why it ended by itself, if it did.
@@ -123,7 +115,7 @@ fn work(
     mut child: Child,
     (mut ask, answer): (ChildStdin, ChildStdout),
     stop: &AtomicBool,
-    answered: &Mutex<Vec<Answered>>,
+    answered: &Acknowledged,
     clock: fn() -> Timestamp,
 ) -> Result<(), String> {
     let mut answer = BufReader::new(answer);
@@ -137,7 +129,7 @@ fn work(
     let mut sql = format!("pragma synchronous = full; pragma foreign_keys = off; {TRANSFER}");
     while !stop.load(Ordering::Relaxed) && outcome.is_ok() {
         outcome = transfer(&sql).map(|id| {
-            answered.lock().unwrap_or_else(PoisonError::into_inner).push((clock(), id));
+            answered.note(clock(), id);
             thread::sleep(PAUSE);
         });
         sql = TRANSFER.into();

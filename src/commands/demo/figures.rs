@@ -11,10 +11,13 @@ impl Demo {
         let behind = number("last_lsn").saturating_sub(number("committed"));
         let gap = status["disks"].as_array().and_then(|disks| disks.iter().find(|disk| !disk["gap"].is_null()));
         let state = gap.map_or(String::new(), |disk| format!("; disk {} is being caught up with", disk["name"]));
-        let bank =
-            self.bank.as_ref().map_or(String::new(), |bank| format!("; {} transfers in SQLite", bank.transfers()));
+        let bank = self
+            .bank
+            .as_ref()
+            .map_or(String::new(), |bank| format!("; {} transfers in SQLite", bank.answered().newest()));
+        let ledger = self.ledger.as_ref().map_or(0, |ledger| ledger.acknowledged().newest());
         Ok(format!(
-            "{} writes captured, all but the last {behind} in the vault: {points} recovery points{bank}{state}",
+            "{} writes captured, all but the last {behind} in the vault: {points} recovery points; {ledger} transfers in the database{bank}{state}",
             number("last_lsn"),
         ))
     }

@@ -13,8 +13,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::mounted::Mounted;
-use super::{Demo, MACHINE, bank, image};
+use super::{Demo, MACHINE, bank, image, ledger};
 use crate::exit::{Failure, Outcome};
+
+/// Disks of the protected machine.
+const DISKS: usize = 3;
 
 /// The export of a disk of a served point.
 fn export(served: &Value, disk: &str) -> Result<NbdUri, Failure> {
@@ -39,11 +42,11 @@ fn captured_at(point: &Value) -> Result<Timestamp, Failure> {
 impl Demo {
     /// Serves the newest point, judges it, and says what it proved.
     pub(super) fn prove(&mut self, journal: &Path) -> Outcome {
-        let point = self.wait("a recovery point of both disks", |demo| {
+        let point = self.wait("a recovery point of all disks", |demo| {
             let points = demo.ctl(&["points", MACHINE, "--limit", "1"])?;
             let newest = points["items"][0].clone();
-            let both = newest["disks"].as_array().is_some_and(|disks| disks.len() == 2);
-            if both { Ok(newest) } else { Err(format!("the newest is {newest}")) }
+            let all = newest["disks"].as_array().is_some_and(|disks| disks.len() == DISKS);
+            if all { Ok(newest) } else { Err(format!("the newest is {newest}")) }
         })?;
         let id = point["id"].as_str().unwrap_or_default().to_owned();
         let at = point["captured_at"].as_str().unwrap_or("?");
@@ -51,10 +54,11 @@ impl Demo {
         let begun = Instant::now();
         let served = self.ctl(&["serve", MACHINE, &id]).map_err(Failure::failed)?;
         self.say(&format!(
-            "both its disks are served over NBD, out of the vault, after {} ms",
+            "all its disks are served over NBD, out of the vault, after {} ms",
             begun.elapsed().as_millis()
         ));
         self.prove_data(journal, &served)?;
+        self.prove_ledger(&served, captured_at(&point)?)?;
         match &self.bank {
             Some(_) => self.prove_bank(&served, captured_at(&point)?)?,
             None => self.prove_system(&served)?,
@@ -83,6 +87,25 @@ impl Demo {
         Ok(())
     }
 
+    /// The database is opened on the point as after a power cut, and audited.
+    fn prove_ledger(&self, served: &Value, captured_at: Timestamp) -> Outcome {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let begun = Instant::now();
+        let wanted = ledger.acknowledged().before(captured_at);
+        let found = ledger::check(&export(served, "bank")?)?;
+        // One more may have been under way, not acknowledged yet.
+        let judged = found.judge(wanted, ledger.acknowledged().newest() + 1);
+        judged.map_err(|why| Failure::failed(format!("the point's database: {why}")))?;
+        let opened = if found.recovered { "opened after recovery" } else { "opened" };
+        self.say(&format!(
+            "PROVED  database: {opened} ({} ms), {} transfers, balances add up, none of the {wanted} acknowledged",
+            begun.elapsed().as_millis(),
+            found.transfers
+        ));
+        self.and("        before the point is missing");
+        Ok(())
+    }
+
     fn prove_system(&self, served: &Value) -> Outcome {
         let mut system = connect(&export(served, "system")?)?;
         match image::first_difference(&self.path("system.img"), &mut system)? {
@@ -99,7 +122,7 @@ impl Demo {
         let point = Mounted::new("point", &self.dir, &export(served, "system")?.to_string())?;
         let documents = image::check_documents(&point.at)?;
         let found = bank::check(&point.at.join(bank.name()))?;
-        let (wanted, most) = (bank.answered_before(captured_at), bank.transfers());
+        let (wanted, most) = (bank.answered().before(captured_at), bank.answered().newest());
         if found.transfers < wanted || found.transfers > most {
             let text = format!(
                 "the point's database has {} transfers; {wanted} were committed before it, {most} until now",
