@@ -9,11 +9,14 @@ use super::{BALANCES, Books, Found, LAST, TRANSFERS, check_disk, transfer};
 
 const DISK_BYTES: usize = 8 << 20;
 
+/// Where something was written, and what.
+type Written = (u64, Vec<u8>);
+
 /// A disk in memory that remembers every write, in order.
 #[derive(Clone)]
 struct MemoryDisk {
     bytes: Arc<Mutex<Vec<u8>>>,
-    writes: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+    writes: Arc<Mutex<Vec<Written>>>,
 }
 
 impl MemoryDisk {
@@ -37,13 +40,13 @@ impl Disk for MemoryDisk {
     }
 
     fn read(&mut self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        assert!(offset % 4096 == 0 && out.len() % 4096 == 0, "whole blocks");
+        assert!(offset.is_multiple_of(4096) && out.len().is_multiple_of(4096), "whole blocks");
         out.copy_from_slice(&self.bytes.lock()[offset as usize..][..out.len()]);
         Ok(())
     }
 
     fn write(&mut self, offset: u64, data: &[u8], _fua: bool) -> io::Result<()> {
-        assert!(offset % 4096 == 0 && data.len() % 4096 == 0, "whole blocks");
+        assert!(offset.is_multiple_of(4096) && data.len().is_multiple_of(4096), "whole blocks");
         self.bytes.lock()[offset as usize..][..data.len()].copy_from_slice(data);
         self.writes.lock().push((offset, data.to_vec()));
         Ok(())
