@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -24,14 +25,20 @@ fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T 
     }
 }
 
+/// Demos that look for a free port at once may take the same one.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A demo whose temporary directory is one of its own.
 struct Demo {
     child: Child,
     tmp: TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Demo {
     fn start(args: &[&str]) -> Self {
+        // A test that failed holds nothing any more.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         // Sockets lie in it: their paths must stay short.
         let tmp = tempfile::Builder::new().prefix("fd").tempdir().expect("temporary directory");
         fs::create_dir(tmp.path().join("t")).expect("a directory for the demo");
@@ -45,7 +52,7 @@ impl Demo {
             .stdout(out)
             .spawn()
             .expect("start the demo");
-        Self { child, tmp }
+        Self { child, tmp, _alone: alone }
     }
 
     fn said(&self) -> String {

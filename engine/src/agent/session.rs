@@ -274,15 +274,14 @@ impl Session {
             return;
         }
         let (wall, now) = (self.shared.wall(), self.shared.tap.now());
-        let (stopped, draft) = {
+        let (stopped, drafts) = {
             let mut splitter = self.shared.tap.splitter();
+            splitter.last_mark(now, wall, &mut *self.chance);
             let stopped = splitter.clean_stop(wall, now);
-            (stopped, splitter.take_batch())
+            (stopped, std::iter::from_fn(|| splitter.take_batch()).collect::<Vec<_>>())
         };
         self.clean_stop = stopped;
-        if let Some(draft) = draft {
-            self.end.push(draft.lay_out());
-        }
+        drafts.into_iter().for_each(|draft| self.end.push(draft.lay_out()));
     }
 
     fn take(&mut self, events: Vec<AgentEvent>, address: &str, target: &Target, backoff: &mut Backoff) -> Option<Over> {

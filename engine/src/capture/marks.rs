@@ -54,6 +54,13 @@ impl Splitter {
         Some(id)
     }
 
+    /// Takes the mark of a life that stops: of what was written since the last one, without waiting for its time. The
+    /// newest point then shows all that was written.
+    pub fn last_mark(&mut self, now: Duration, wall: Timestamp, chance: &mut dyn Chance) -> Option<MarkId> {
+        self.marks.not_before = Duration::ZERO;
+        self.mark_if_due(now, wall, chance)
+    }
+
     /// Takes a mark here and now.
     pub fn mark(&mut self, mark: Mark, now: Duration) -> Moved {
         let lsn = self.window.record(Record::Mark(mark));
