@@ -25,20 +25,22 @@ fn eventually<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T 
     }
 }
 
-/// Demos that look for a free port at once may take the same one.
+/// Demos that look for a free port at once may take the same one: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed holds nothing any more.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A demo whose temporary directory is one of its own.
 struct Demo {
     child: Child,
     tmp: TempDir,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl Demo {
     fn start(args: &[&str]) -> Self {
-        // A test that failed holds nothing any more.
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         // Sockets lie in it: their paths must stay short.
         let tmp = tempfile::Builder::new().prefix("fd").tempdir().expect("temporary directory");
         fs::create_dir(tmp.path().join("t")).expect("a directory for the demo");
@@ -52,7 +54,7 @@ impl Demo {
             .stdout(out)
             .spawn()
             .expect("start the demo");
-        Self { child, tmp, _alone: alone }
+        Self { child, tmp }
     }
 
     fn said(&self) -> String {
@@ -150,6 +152,7 @@ fn the_database_proved_what_was_acknowledged(said: &str) {
 
 #[test]
 fn the_demo_proves_a_point_takes_the_next_free_port_and_leaves_nothing_behind() {
+    let _alone = alone();
     // Where somebody else has the port, it is taken all the same.
     let _taken = TcpListener::bind(("127.0.0.1", farshore_engine::defaults::MANAGEMENT_PORT));
     let mut demo = Demo::start(&["--no-mount"]);
@@ -173,6 +176,7 @@ fn the_demo_proves_a_point_takes_the_next_free_port_and_leaves_nothing_behind() 
 
 #[test]
 fn with_root_the_demo_recovers_sqlite_from_the_mounted_point_and_unmounts_all() {
+    let _alone = alone();
     if !privileged("with_root_the_demo_recovers_sqlite_from_the_mounted_point_and_unmounts_all") {
         return;
     }
@@ -192,6 +196,7 @@ fn with_root_the_demo_recovers_sqlite_from_the_mounted_point_and_unmounts_all() 
 
 #[test]
 fn a_demo_that_is_stopped_early_or_loses_its_agent_takes_its_mounts_down() {
+    let _alone = alone();
     if !privileged("a_demo_that_is_stopped_early_or_loses_its_agent_takes_its_mounts_down") {
         return;
     }
