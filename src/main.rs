@@ -2,6 +2,7 @@
 
 mod chaos;
 mod commands;
+mod descriptors;
 mod exit;
 mod logging;
 mod settings;

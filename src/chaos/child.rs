@@ -12,6 +12,18 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a process may take from SIGTERM to its end; see docs/operations.md.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// The program, behind `before` where that is a command.
+pub(crate) fn command(before: &[String], program: &Path) -> Command {
+    match before {
+        [] => Command::new(program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+    }
+}
+
 /// See the module.
 pub(crate) struct Role {
     child: Child,
@@ -21,14 +33,19 @@ pub(crate) struct Role {
 }
 
 impl Role {
-    /// Starts this binary with `args`; what it says is added to `log`.
-    pub(crate) fn start(args: &[String], environment: &[(&str, String)], log: &Path) -> Result<Self, String> {
+    /// Starts this binary with `args`, behind `before` where that is a command; what it says is added to `log`.
+    pub(crate) fn start(
+        before: &[String],
+        args: &[String],
+        environment: &[(&str, String)],
+        log: &Path,
+    ) -> Result<Self, String> {
         let open = || fs::OpenOptions::new().create(true).append(true).open(log);
         let failed = |error: std::io::Error| format!("{}: {error}", log.display());
         let (out, error) = (open().map_err(failed)?, open().map_err(failed)?);
         let log_from = out.metadata().map_err(failed)?.len();
         let binary = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
-        let child = Command::new(binary)
+        let child = command(before, &binary)
             .args(args)
             .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
             .stdin(Stdio::null())

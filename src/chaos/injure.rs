@@ -3,8 +3,8 @@
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::fault::{Fault, Span, Way};
 use super::proxy::Weather;
-use super::scenario::{Fault, Span, Way};
 use super::schedule::Due;
 use super::site::Site;
 
@@ -96,6 +96,12 @@ fn begin(site: &mut Site, fault: &Fault) -> Result<(), String> {
             let process = if target == "config" { "config-server" } else { target };
             site.ask(&["chaos", "arm", "--process", process, &injection(fault).to_string()]);
         }
+        Fault::LoseCache { target, .. } => {
+            site.kill(target);
+            site.lose_cache(target)?;
+        }
+        Fault::Cut { target, .. } => site.cut(target, true)?,
+        Fault::Corrupt { object, bit, .. } => site.vault_damage.strike(object.most(), bit.most())?,
         Fault::Move { target, to } => site.ask(&["move", target, "--to", to]),
     }
     Ok(())
@@ -133,7 +139,9 @@ fn strike_again(site: &mut Site, fault: &Fault, now: f64) -> Result<f64, String>
 
 fn end(site: &mut Site, fault: &Fault) -> Result<(), String> {
     match fault {
-        Fault::Kill { target, .. } => site.start(target)?,
+        Fault::Kill { target, .. } | Fault::LoseCache { target, .. } => site.start(target)?,
+        Fault::Cut { target, .. } => site.cut(target, false)?,
+        Fault::Corrupt { .. } => site.vault_damage.mend()?,
         Fault::Pause { target, .. } => site.signal(target, Signal::CONT),
         Fault::BlackHole { link, .. }
         | Fault::HalfOpen { link, .. }

@@ -1,7 +1,7 @@
 //! The checks of a run, each with a verdict. Every one of them has a negative control in tests/chaos.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use farshore_actors::supervise::wall_clock;
@@ -12,7 +12,8 @@ use farshore_engine::oracle::image::NbdImage;
 use farshore_engine::oracle::{Bounds, History, check};
 use serde_json::Value;
 
-use super::run::{NoReport, Run};
+use super::damage::files;
+use super::run::{NoReport, Run, Stood};
 use super::site::Kind;
 
 /// Violations told of one point.
@@ -63,10 +64,11 @@ pub(super) fn settled(run: &mut Run<'_>) -> Result<(), NoReport> {
 
 /// What should have been seen was, and is over.
 pub(super) fn issues(run: &mut Run<'_>) -> Result<(), NoReport> {
-    let wanted = run.order.scenario.expect.seen.clone();
-    if wanted.is_empty() {
+    let (wanted, stand) = (run.order.scenario.expect.seen.clone(), run.order.scenario.expect.health.clone());
+    if wanted.is_empty() && stand.is_empty() {
         return Ok(());
     }
+    stood(run, &stand);
     let missing: Vec<String> = wanted.iter().filter(|code| !run.seen.contains(*code)).cloned().collect();
     let seen: Vec<&str> = run.seen.iter().map(String::as_str).collect();
     let detail = format!("missing: {}; seen: {}", missing.join(", "), seen.join(", "));
@@ -88,8 +90,23 @@ pub(super) fn issues(run: &mut Run<'_>) -> Result<(), NoReport> {
     Ok(())
 }
 
+/// Each of these stood in health, and the operator was told why and what to do.
+fn stood(run: &mut Run<'_>, codes: &[String]) {
+    for code in codes {
+        let (fine, detail) = match run.stood.get(code) {
+            None => (false, "it was never there".to_owned()),
+            Some(Stood { of, from, until, cause, remedy }) => (
+                !cause.is_empty() && !remedy.is_empty(),
+                format!("at {of}, from {from:.1} s to {until:.1} s; cause: {cause}; remedy: {remedy}"),
+            ),
+        };
+        run.found(&format!("{code} stands in health with cause and remedy"), fine, detail);
+    }
+}
+
 /// No disk was compared in full, and what was read again was hot. // I5
 pub(super) fn resync(run: &mut Run<'_>) {
+    run.look_at_agents();
     let (mut fine, mut details) = (true, Vec::new());
     for machine in run.site.names(Kind::Agent) {
         let status = run.site.status(&machine).unwrap_or_default();
@@ -194,10 +211,8 @@ pub(super) fn vault(run: &mut Run<'_>) -> Result<(), NoReport> {
     let copy = run.site.path("damaged");
     let failed = |error: std::io::Error| NoReport::Broken(format!("copy the vault: {error}"));
     copy_dir(&vault, &copy).map_err(failed)?;
-    let mut objects = Vec::new();
-    list_objects(&copy.join("machines"), &mut objects).map_err(failed)?;
+    let mut objects = files(&copy.join("machines")).map_err(failed)?;
     objects.retain(|path| path.parent().is_some_and(|dir| dir.ends_with("log")));
-    objects.sort();
     let Some(object) = objects.get(run.order.seed as usize % objects.len().max(1)) else {
         run.found("a changed bit is named", false, "the vault holds no segment");
         return Ok(());
@@ -209,7 +224,7 @@ pub(super) fn vault(run: &mut Run<'_>) -> Result<(), NoReport> {
     }
     fs::write(object, &bytes).map_err(failed)?;
     let name = object.strip_prefix(&copy).unwrap_or(object).display().to_string();
-    let (sound, text, _) = verify(run, &copy)?;
+    let (sound, text, _) = verify(run, if run.site.blind { &vault } else { &copy })?;
     let named = !sound && text.contains(&name);
     run.found("a changed bit in a copy of the vault is named", named, format!("byte {at} of {name}"));
     Ok(())
@@ -224,18 +239,6 @@ fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
             copy_dir(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-fn list_objects(dir: &Path, into: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            list_objects(&entry.path(), into)?;
-        } else {
-            into.push(entry.path());
         }
     }
     Ok(())

@@ -18,14 +18,18 @@
 //! Invariant: what happens when is decided before the first process starts; only how long the system takes is not.
 
 pub(crate) mod child;
+pub(crate) mod damage;
 pub(crate) mod defects;
+pub(crate) mod fault;
 pub(crate) mod injure;
 pub(crate) mod inside;
 pub(crate) mod judge;
+pub(crate) mod netns;
 pub(crate) mod proxy;
 pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod scenario;
 pub(crate) mod schedule;
+pub(crate) mod shape;
 pub(crate) mod site;
 pub(crate) mod synthetic;

@@ -11,7 +11,7 @@
 //! resets. Bounds: each way of a connection holds at most [`QUEUE_PIECES`] pieces of [`PIECE_BYTES`].
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -70,9 +70,9 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A link that leads nowhere yet, on a free port of this host.
-    pub(crate) fn start(name: String, runtime: &Handle) -> io::Result<Self> {
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)))?;
+    /// A link that leads nowhere yet, on a free port of this address of the host.
+    pub(crate) fn start(name: String, at: Ipv4Addr, runtime: &Handle) -> io::Result<Self> {
+        let listener = runtime.block_on(TcpListener::bind((at, 0)))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             target: watch::Sender::new(None),
@@ -246,7 +246,7 @@ mod tests {
     fn rig() -> Rig {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let proxy = Proxy::start("x".into(), runtime.handle()).expect("a proxy");
+        let proxy = Proxy::start("x".into(), Ipv4Addr::LOCALHOST, runtime.handle()).expect("a proxy");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         proxy.lead_to(listener.local_addr().expect("an address"));
         let near = TcpStream::connect(proxy.address()).expect("the proxy answers");

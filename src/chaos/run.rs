@@ -1,6 +1,6 @@
 //! One run: start, load, break, heal, judge, stop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use farshore_actors::supervise::wall_clock;
 use farshore_engine::oracle::{Journal, Workload, WorkloadError, WorkloadReport, workload};
 use serde_json::Value;
 
+use super::defects::Defect;
 use super::injure::Injuries;
 use super::judge;
 use super::report::{Report, Verdict};
@@ -19,10 +20,10 @@ use super::scenario::Scenario;
 use super::schedule::{Due, schedule};
 use super::site::{Kind, Site};
 
-/// The longest that a start, and each wait for the system to settle, may take. Chosen: five times what two busy cores need.
-const PATIENCE: Duration = Duration::from_secs(90);
 /// How often processes are looked after and faults are due.
 const TICK: Duration = Duration::from_millis(20);
+/// How often the agents' own views are read: a life of an agent may be short.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often the control plane is asked how it is.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -40,7 +41,7 @@ pub(crate) struct Order {
     /// Keep the directory even where all is well.
     pub(crate) keep: bool,
     /// Members that run with a defect, for negative controls.
-    pub(crate) defects: Vec<(String, String)>,
+    pub(crate) defects: Vec<(String, Defect)>,
     /// The command that does it again.
     pub(crate) replay: String,
 }
@@ -66,6 +67,19 @@ struct Load {
     thread: JoinHandle<Result<WorkloadReport, WorkloadError>>,
 }
 
+/// An issue that stood in health.
+#[derive(Debug, Clone)]
+pub(crate) struct Stood {
+    /// Whose it was.
+    pub(crate) of: String,
+    /// When it was seen first and last, in seconds after the begin of the run.
+    pub(crate) from: f64,
+    pub(crate) until: f64,
+    /// What the operator was told.
+    pub(crate) cause: String,
+    pub(crate) remedy: String,
+}
+
 /// A run under way.
 pub(crate) struct Run<'a> {
     pub(crate) order: &'a Order,
@@ -74,9 +88,13 @@ pub(crate) struct Run<'a> {
     begun: Instant,
     stop_load: Arc<AtomicBool>,
     loads: Vec<Load>,
+    loaded: bool,
+    looked: Instant,
     sampled: Instant,
     /// Codes of issues and events that were seen, with the target or machine they were seen at.
     pub(crate) seen: BTreeSet<String>,
+    /// Issues that were seen in health, by code.
+    pub(crate) stood: BTreeMap<String, Stood>,
     /// Machines that were compared in full in some life, and why.
     pub(crate) compared: BTreeSet<String>,
     pub(crate) verdicts: Vec<Verdict>,
@@ -96,8 +114,11 @@ pub(crate) fn run(order: &Order, stop: &AtomicBool) -> Result<Report, NoReport> 
         begun: Instant::now(),
         stop_load: Arc::default(),
         loads: Vec::new(),
+        loaded: false,
+        looked: Instant::now(),
         sampled: Instant::now(),
         seen: BTreeSet::new(),
+        stood: BTreeMap::new(),
         compared: BTreeSet::new(),
         verdicts: Vec::new(),
     };
@@ -149,9 +170,11 @@ impl Run<'_> {
         judge::rpo(self)?;
         self.end_loads()?;
         judge::settled(self)?;
+        self.say("what was written is committed, or will not be");
         judge::issues(self)?;
         judge::resync(self);
         judge::points(self)?;
+        self.say("points were looked at");
         let wrong = self.site.stop();
         self.found("every process stops cleanly within ten seconds", wrong.is_empty(), wrong.join("\n"));
         judge::vault(self)?;
@@ -192,6 +215,10 @@ impl Run<'_> {
             return Err(NoReport::Stopped);
         }
         let all_up = self.site.upkeep()?;
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.look_at_agents();
+            self.looked = Instant::now();
+        }
         if self.sampled.elapsed() >= SAMPLE_EVERY {
             self.sample();
             self.sampled = Instant::now();
@@ -199,22 +226,27 @@ impl Run<'_> {
         Ok(all_up)
     }
 
-    /// Notes what the control plane and the agents say now; servers may be away.
-    fn sample(&mut self) {
+    /// Notes which agents compare their disks in full; first contents do not count.
+    pub(crate) fn look_at_agents(&mut self) {
         for machine in self.site.names(Kind::Agent) {
             let Ok(status) = self.site.status(&machine) else { continue };
-            if status["full_compare"] == Value::Bool(true) && self.is_loaded() {
+            if status["full_compare"] == Value::Bool(true) && self.loaded {
                 self.compared.insert(machine);
             }
         }
-        if !self.site.is_up("config") || self.order.scenario.expect.seen.is_empty() {
+    }
+
+    /// Notes what the control plane says now; it may be away.
+    fn sample(&mut self) {
+        let expect = &self.order.scenario.expect;
+        if !self.site.is_up("config") || expect.seen.is_empty() && expect.health.is_empty() {
             return;
         }
         for list in ["machines", "process-servers"] {
             let Ok(listed) = self.site.ctl(&[list]) else { continue };
-            let items = listed["items"].as_array().cloned().unwrap_or_default();
-            let issues = items.iter().flat_map(|item| item["health"]["issues"].as_array().cloned().unwrap_or_default());
-            self.seen.extend(issues.filter_map(|issue| issue["code"].as_str().map(str::to_owned)));
+            for item in listed["items"].as_array().cloned().unwrap_or_default() {
+                self.sample_health(&item);
+            }
         }
         if let Ok(events) = self.site.ctl(&["events", "--limit", "200"]) {
             let items = events["items"].as_array().cloned().unwrap_or_default();
@@ -222,8 +254,22 @@ impl Run<'_> {
         }
     }
 
-    fn is_loaded(&self) -> bool {
-        !self.loads.is_empty()
+    /// Notes the issues of a machine or process server.
+    fn sample_health(&mut self, item: &Value) {
+        let now = self.begun.elapsed().as_secs_f64();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        for issue in item["health"]["issues"].as_array().cloned().unwrap_or_default() {
+            let code = text(&issue["code"]);
+            let new = Stood {
+                of: text(&item["name"]),
+                from: now,
+                until: now,
+                cause: text(&issue["cause"]),
+                remedy: text(&issue["remedy"]),
+            };
+            self.seen.insert(code.clone());
+            self.stood.entry(code).or_insert(new).until = now;
+        }
     }
 
     fn bring_up(&mut self) -> Result<(), NoReport> {
@@ -233,13 +279,14 @@ impl Run<'_> {
             for name in &names {
                 self.site.start(name)?;
             }
-            let up = self.wait(PATIENCE, |run| Ok(names.iter().all(|name| run.site.is_up(name)).then_some(())))?;
+            let up =
+                self.wait(self.patience(), |run| Ok(names.iter().all(|name| run.site.is_up(name)).then_some(())))?;
             if up.is_none() || !self.site.troubles.is_empty() {
                 let why = self.site.troubles.join("\n");
                 return Err(NoReport::Broken(format!("not every process came up at the start: {why}")));
             }
         }
-        match self.all_committed(PATIENCE)? {
+        match self.all_committed(self.patience())? {
             Ok(()) => self.say("the installation is up, and first contents are committed"),
             Err(why) => return Err(NoReport::Broken(format!("first contents were not committed in time: {why}"))),
         }
@@ -297,6 +344,7 @@ impl Run<'_> {
             let thread = thread.map_err(|error| failed(&error))?;
             self.loads.push(Load { machine, thread });
         }
+        self.loaded = true;
         Ok(())
     }
 
@@ -310,10 +358,12 @@ impl Run<'_> {
             }
             thread::sleep(TICK);
         }
-        match self.wait(PATIENCE, |run| Ok(run.site.upkeep()?.then_some(())))? {
-            Some(()) => self.say("the last fault is over, every process is up"),
-            None => self.found("every process comes back", false, format!("not within {PATIENCE:?}")),
-        }
+        let begun = Instant::now();
+        let up = self.wait(self.patience(), |run| Ok(run.site.upkeep()?.then_some(())))?;
+        let took = format!("after {:.1} s", begun.elapsed().as_secs_f64());
+        self.say(&format!("the last fault is over {took}"));
+        let missing = if up.is_some() { String::new() } else { format!(", not {}", self.site.missing().join(", ")) };
+        self.found("every process comes back", up.is_some(), took + &missing);
         Ok(())
     }
 
@@ -348,7 +398,7 @@ impl Run<'_> {
 
     /// The longest wait for the system to settle.
     pub(crate) fn patience(&self) -> Duration {
-        PATIENCE
+        Duration::from_secs_f64(self.order.scenario.expect.settle_seconds)
     }
 }
 

@@ -8,7 +8,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::scenario::{Fault, Place, Scenario, Span};
+use super::fault::{Fault, Place, Span};
+use super::scenario::Scenario;
 
 /// Time that a process gets to come back before the next fault strikes it, in seconds.
 const BREATH_SECONDS: f64 = 1.0;
@@ -65,6 +66,19 @@ impl fmt::Display for Due {
             Fault::CacheFull { target, seconds } => {
                 write!(f, "the cache of {target} is full for {:.2} s", lasting(seconds))
             }
+            Fault::LoseCache { target, seconds } => {
+                write!(f, "kill -9 {target}, its cache is lost, back after {:.2} s", lasting(seconds))
+            }
+            Fault::Cut { target, seconds } => {
+                write!(f, "{target} is cut off the network for {:.2} s", lasting(seconds))
+            }
+            Fault::Corrupt { seconds, object, bit } => write!(
+                f,
+                "the bit at {:.2} of the vault's object at {:.2} is another for {:.2} s",
+                lasting(bit),
+                lasting(object),
+                lasting(seconds)
+            ),
             Fault::Move { target, to } => write!(f, "{target} moves to {to}"),
             Fault::Reset { link } => write!(f, "{link} is reset"),
             Fault::Skew { target, seconds, offset } => {

@@ -9,9 +9,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use farshore_engine::nbd::NbdUri;
@@ -19,9 +18,12 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::child::{Role, STOP_WITHIN};
+use super::child::{Role, STOP_WITHIN, command};
+use super::damage::Damage;
+use super::defects::{Defect, VERIFIER};
+use super::netns::{Network, is_root};
 use super::proxy::{Proxy, Weather};
-use super::scenario::Scenario;
+use super::scenario::{Namespaces, Scenario};
 
 /// How long an actor that was given up rests, in milliseconds: short, so that a run sees the end of a storm.
 const STORM_REST_MS: u64 = 3000;
@@ -53,8 +55,8 @@ struct Member {
     process: Wanted,
     /// How wrong its clock is.
     clock_offset_ms: i64,
-    /// Environment of the harness's own, for negative controls.
-    defect: Option<String>,
+    /// What it does wrong, for negative controls.
+    defect: Option<Defect>,
     /// Its endpoints were read.
     found: bool,
     starts: u32,
@@ -67,10 +69,16 @@ pub(crate) struct Site {
     scenario: Scenario,
     members: BTreeMap<String, Member>,
     links: BTreeMap<String, Proxy>,
+    /// The verifier sees no damage, for a negative control.
+    pub(crate) blind: bool,
+    /// What is changed in the vault at the moment.
+    pub(crate) vault_damage: Damage,
     /// What went wrong with processes that nobody had touched.
     pub(crate) troubles: Vec<String>,
     /// Calls of the API that nobody waits for.
     asked: Vec<Role>,
+    /// Where each process has a network of its own. After the processes: it ends when they have.
+    network: Option<Network>,
     /// Drives the proxies; ends last.
     _runtime: Runtime,
 }
@@ -82,13 +90,19 @@ fn read_json(path: &Path) -> Result<Value, String> {
 
 impl Site {
     /// An installation whose processes are not started.
-    pub(crate) fn new(dir: PathBuf, scenario: Scenario, defects: &[(String, String)]) -> Result<Self, String> {
+    pub(crate) fn new(dir: PathBuf, scenario: Scenario, defects: &[(String, Defect)]) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.map_err(|error| format!("start the proxies: {error}"))?;
+        let network = match scenario.site.namespaces {
+            Namespaces::Never => None,
+            Namespaces::Root if !is_root() => None,
+            Namespaces::Root | Namespaces::Always => Some(Network::new(&scenario.processes())?),
+        };
+        let here = network.as_ref().map_or(Ipv4Addr::LOCALHOST, Network::gateway);
         let mut links = BTreeMap::new();
         for name in scenario.links() {
-            let proxy = Proxy::start(name.clone(), runtime.handle());
-            links.insert(name, proxy.map_err(|error| format!("listen on loopback: {error}"))?);
+            let proxy = Proxy::start(name.clone(), here, runtime.handle());
+            links.insert(name, proxy.map_err(|error| format!("listen on {here}: {error}"))?);
         }
         let member = |name: String| {
             let kind = match name.as_str() {
@@ -96,12 +110,15 @@ impl Site {
                 name if name.starts_with("ps-") => Kind::Server,
                 _ => Kind::Agent,
             };
-            let defect = defects.iter().find(|(at, _)| *at == name).map(|(_, defect)| defect.clone());
+            let defect = defects.iter().find(|(at, _)| *at == name).map(|(_, defect)| *defect);
             let process = Wanted::Away;
             (name, Member { kind, process, clock_offset_ms: 0, defect, found: false, starts: 0 })
         };
         let members = scenario.processes().into_iter().map(member).collect();
-        Ok(Self { dir, scenario, members, links, troubles: Vec::new(), asked: Vec::new(), _runtime: runtime })
+        let blind = defects.iter().any(|(at, _)| at == VERIFIER);
+        let vault_damage = Damage::of(dir.join("config/vault"));
+        let (troubles, asked) = (Vec::new(), Vec::new());
+        Ok(Self { dir, scenario, members, links, blind, vault_damage, troubles, asked, network, _runtime: runtime })
     }
 
     /// A member's state directory, and anything else that lies beside it.
@@ -130,7 +147,7 @@ impl Site {
     pub(crate) fn ctl(&self, args: &[&str]) -> Result<Value, String> {
         let state = self.path("config").display().to_string();
         let all = [&["ctl", "--state-dir", &state, "--json"], args].concat();
-        let (ok, text, said) = self.run(&all)?;
+        let (ok, text, said) = self.run_at(&self.before("config"), &all)?;
         if !ok {
             return Err(said.trim().to_owned());
         }
@@ -142,7 +159,7 @@ impl Site {
         let state = self.path("config").display().to_string();
         let all: Vec<String> =
             ["ctl", "--state-dir", &state, "--json"].iter().chain(args).map(|arg| (*arg).into()).collect();
-        match Role::start(&all, &[], &self.path("asked.log")) {
+        match Role::start(&self.before("config"), &all, &[], &self.path("asked.log")) {
             Ok(role) => self.asked.push(role),
             Err(why) => self.troubles.push(why),
         }
@@ -156,10 +173,24 @@ impl Site {
 
     /// Runs this binary to its end: whether it succeeded, standard output, standard error.
     pub(crate) fn run(&self, args: &[&str]) -> Result<(bool, String, String), String> {
+        self.run_at(&[], args)
+    }
+
+    fn run_at(&self, before: &[String], args: &[&str]) -> Result<(bool, String, String), String> {
         let binary = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
-        let output = Command::new(binary).args(args).output().map_err(|error| format!("run {args:?}: {error}"))?;
+        let output = command(before, &binary).args(args).output().map_err(|error| format!("run {args:?}: {error}"))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+    }
+
+    /// What a command line begins with that shall run where a member does.
+    fn before(&self, name: &str) -> Vec<String> {
+        self.network.as_ref().map(|network| network.enter(name)).unwrap_or_default()
+    }
+
+    /// Cuts a member off the network, or lets it back. Without namespaces nothing happens.
+    pub(crate) fn cut(&self, name: &str, off: bool) -> Result<(), String> {
+        self.network.as_ref().map_or(Ok(()), |network| network.cut(name, off))
     }
 
     /// An agent's own view.
@@ -211,16 +242,18 @@ impl Site {
         let mut args: Vec<String> = Vec::new();
         let mut add = |more: &[&str]| args.extend(more.iter().map(|text| (*text).to_owned()));
         let state = self.path(name).display().to_string();
+        let own = self.network.as_ref().map_or(Ipv4Addr::LOCALHOST, |network| network.address(name));
+        let any = format!("{own}:0");
         let control = self.links["control"].address().to_string();
         let vault = self.path("config/vault").display().to_string();
         match member.kind {
             Kind::Config => {
-                add(&["config-server", "--listen-management", "127.0.0.1:0", "--listen-control", "127.0.0.1:0"]);
+                add(&["config-server", "--listen-management", "127.0.0.1:0", "--listen-control", &any]);
                 add(&["--plain-http", "--advertise-control", &control]);
             }
             Kind::Server => {
                 let data = self.links[&format!("data:{name}")].address().to_string();
-                add(&["process-server", "--name", name, "--listen-replication", "127.0.0.1:0"]);
+                add(&["process-server", "--name", name, "--listen-replication", &any]);
                 add(&["--advertise", &data, "--vault", &vault, "--server", &control]);
             }
             Kind::Agent => {
@@ -247,7 +280,9 @@ impl Site {
     /// Starts a member that is away.
     pub(crate) fn start(&mut self, name: &str) -> Result<(), String> {
         let args = self.arguments(name)?;
+        let before = self.before(name);
         let (log, cache) = (self.path(&format!("{name}.log")), self.scenario.site.cache_mib << 20);
+        let restarts_max = self.scenario.site.restarts_max;
         let member = self.member_mut(name);
         assert!(matches!(member.process, Wanted::Away), "{name} is started while it runs");
         let mut environment = vec![("FARSHORE_CACHE__BYTES_MAX", cache.to_string())];
@@ -255,8 +290,10 @@ impl Site {
             environment.push(("FARSHORE_CLOCK_OFFSET_MS", member.clock_offset_ms.to_string()));
         }
         environment.push(("FARSHORE_CHAOS_STORM_REST_MS", STORM_REST_MS.to_string()));
-        environment.extend(member.defect.clone().map(|defect| ("FARSHORE_CHAOS_DEFECT", defect)));
-        member.process = Wanted::Running(Role::start(&args, &environment, &log)?);
+        environment.extend(restarts_max.map(|most| ("FARSHORE_CHAOS_RESTARTS_MAX", most.to_string())));
+        let defect = member.defect.filter(|defect| member.starts > 0 || defect.is_inborn());
+        environment.extend(defect.map(|defect| ("FARSHORE_CHAOS_DEFECT", defect.name().to_owned())));
+        member.process = Wanted::Running(Role::start(&before, &args, &environment, &log)?);
         member.found = false;
         member.starts += 1;
         Ok(())
@@ -269,6 +306,12 @@ impl Site {
             Wanted::Running(role) | Wanted::Restarting(role, _) => role.kill(),
             Wanted::Away => {}
         }
+    }
+
+    /// The cache of a process server that is away is gone.
+    pub(crate) fn lose_cache(&mut self, name: &str) -> Result<(), String> {
+        let cache = self.path(name).join("process-server/cache");
+        fs::remove_dir_all(&cache).map_err(|error| format!("remove {}: {error}", cache.display()))
     }
 
     /// SIGTERM; it is started again once it has ended, with this clock.
@@ -380,6 +423,11 @@ impl Site {
         };
         self.member_mut(name).found = found;
         found
+    }
+
+    /// Members that are not up.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        self.members.keys().filter(|name| !self.is_up(name)).cloned().collect()
     }
 
     /// Whether a member is up and found.

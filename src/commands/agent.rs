@@ -93,7 +93,7 @@ fn protect(args: &RunArgs, settings: &Settings, logger: &Logger) -> Outcome {
     let failed = |error: std::io::Error| Failure::failed(format!("start the agent: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     // From here on a stop is a clean one.
-    let stop = crate::stop::listen(logger)?;
+    let stop = inside.listen(logger)?;
     let mut config = args.config(settings);
     if let Some(medium) = inside.defect.and_then(Defect::medium) {
         config.activity_medium = medium;

@@ -32,6 +32,8 @@ pub(crate) enum ChaosCommand {
     Run(run::ChaosRunArgs),
     /// Many synthetic machines in one process, with real sessions.
     Agents(agents::ChaosAgentsArgs),
+    /// Print the JSON schema of scenarios.
+    Schema,
     /// Write stamped blocks through NBD and journal what was acknowledged.
     Workload(WorkloadArgs),
     /// Check images or exports of all disks of a machine, taken at one point, against a journal.
@@ -145,6 +147,7 @@ pub(crate) fn run(command: &ChaosCommand) -> Outcome {
     match command {
         ChaosCommand::Run(args) => run::run_scenario(args, stop_on_signal()?.as_ref()),
         ChaosCommand::Agents(args) => agents::run(args, stop_on_signal()?.as_ref()),
+        ChaosCommand::Schema => print_json(&crate::chaos::shape::schema()),
         ChaosCommand::Workload(args) => run_workload(args),
         ChaosCommand::Check(args) => run_check(args),
     }

@@ -113,6 +113,7 @@ fn open_vault(settings: &Settings, chaos: &Arc<Chaos>, inside: Inside) -> Result
 fn prepare(settings: &Settings, serving: &Serving) -> Result<Inside, Failure> {
     use std::os::unix::fs::DirBuilderExt;
     let inside = crate::chaos::inside::prepare(serving.chaos)?;
+    crate::descriptors::raise_limit();
     let dir = &settings.state_dir;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| Failure::failed(format!("make {}: {error}", dir.display())))?;
@@ -304,7 +305,7 @@ struct NodeStart<'a> {
 async fn start_node(start: NodeStart<'_>) -> Result<ProcessServerNode, Failure> {
     let NodeStart { settings, vault, name, join, servers, advertise, chaos, inside, log } = start;
     let mut limits = DataLimits::default();
-    limits.storm_rest = inside.storm_rest.unwrap_or(limits.storm_rest);
+    inside.adjust(&mut limits);
     limits.cache.budget_bytes = settings.cache.bytes_max;
     limits.sequencer.seal_interval = Duration::from_millis(settings.segment.seal_interval_ms);
     limits.sequencer.segment_bytes_max = settings.segment.bytes_target;

@@ -23,6 +23,9 @@ const ENROL_WITHIN: Duration = Duration::from_secs(30);
 /// Time between lines of figures.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
 
+/// What a machine has open: a control session and a replication session.
+const DESCRIPTORS_EACH: u64 = 2;
+
 /// How many, and where.
 #[derive(Debug, Args)]
 pub(crate) struct ChaosAgentsArgs {
@@ -102,6 +105,13 @@ impl ChaosAgentsArgs {
 pub(super) fn run(args: &ChaosAgentsArgs, stop: &AtomicBool) -> Outcome {
     if !(0.0..=1000.0).contains(&args.rate) {
         return Err(Failure::usage(format!("--rate {}: it must lie between 0 and 1000", args.rate)));
+    }
+    let (open_max, wanted) = (crate::descriptors::raise_limit(), u64::from(args.count) * DESCRIPTORS_EACH + 64);
+    if open_max < wanted {
+        return Err(Failure::usage(format!(
+            "{} machines open {wanted} files and sockets, and this process may open {open_max}: raise the limit (ulimit -Hn)",
+            args.count
+        )));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("start a runtime: {error}")))?;

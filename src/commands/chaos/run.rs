@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::chaos::defects::{Defect, Of, VERIFIER};
 use crate::chaos::report::{Report, junit};
 use crate::chaos::run::{NoReport, Order, run};
 use crate::chaos::scenario::Scenario;
@@ -52,12 +53,20 @@ pub(crate) struct ChaosRunArgs {
     keep: bool,
     /// Run a member with a built-in defect, to see that the harness finds it (see docs/chaos.md).
     #[arg(long = "defect", value_name = "MEMBER=DEFECT", value_parser = defect)]
-    defects: Vec<(String, String)>,
+    defects: Vec<(String, Defect)>,
 }
 
-fn defect(text: &str) -> Result<(String, String), String> {
-    let (member, defect) = text.split_once('=').ok_or("expected MEMBER=DEFECT, as m1=ack-before-activity-log")?;
-    Ok((member.to_owned(), defect.to_owned()))
+fn defect(text: &str) -> Result<(String, Defect), String> {
+    let (member, name) = text.split_once('=').ok_or("expected MEMBER=DEFECT, as m1=ack-before-activity-log")?;
+    let all: Vec<&str> = Defect::ALL.iter().map(|(name, ..)| *name).collect();
+    let defect = Defect::named(name).ok_or_else(|| format!("there is no defect '{name}', only {}", all.join(", ")))?;
+    let fits = match defect.of() {
+        Of::Agents => member.starts_with('m'),
+        Of::Servers => member.starts_with("ps-"),
+        Of::All => member != VERIFIER,
+        Of::Verifier => member == VERIFIER,
+    };
+    if fits { Ok((member.to_owned(), defect)) } else { Err(format!("'{member}' cannot have the defect '{name}'")) }
 }
 
 /// Part of a file system, in percent, that must be free: below it process servers slow agents down, as they should.
@@ -89,7 +98,7 @@ impl ChaosRunArgs {
 
     fn order(&self, scenario: &Scenario, seed: u64) -> Result<Order, Failure> {
         let duration = Duration::try_from_secs_f64(self.duration);
-        let defects: String = self.defects.iter().map(|(at, what)| format!(" --defect {at}={what}")).collect();
+        let defects: String = self.defects.iter().map(|(at, what)| format!(" --defect {at}={}", what.name())).collect();
         Ok(Order {
             scenario: scenario.clone(),
             seed,
@@ -109,7 +118,8 @@ impl ChaosRunArgs {
 /// Runs the rounds; fails where a check did.
 pub(super) fn run_scenario(args: &ChaosRunArgs, stop: &AtomicBool) -> Outcome {
     let scenario = Scenario::read(&args.scenario).map_err(Failure::usage)?;
-    if let Some((member, _)) = args.defects.iter().find(|(member, _)| !scenario.processes().contains(member)) {
+    let unknown = |member: &str| member != VERIFIER && !scenario.processes().iter().any(|known| known == member);
+    if let Some((member, _)) = args.defects.iter().find(|(member, _)| unknown(member)) {
         let text = format!("no process is called '{member}'; there are {}", scenario.processes().join(", "));
         return Err(Failure::usage(text));
     }

@@ -1,128 +1,35 @@
-//! Built-in defects: what a member does wrong when it was started with `--enable-chaos` and `FARSHORE_CHAOS_DEFECT` names one.
-//! They show that the harness finds what it is there to find. Each goes through a port that the product has anyway; no
-//! product code knows of them.
+//! Vaults that do not do what they say.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use farshore_engine::capture::RegionSet;
-use farshore_engine::capture::activity_layout::{PAGE_BYTES, PAGE_REGIONS, PAGES_AT, encode_page};
-use farshore_engine::capture::activity_log::Medium;
 use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::store::{
-    ETag, Listed, ObjectMeta, ObjectStore, PutOutcome, Staged, StoreError, SwapOutcome,
+    ETag, Listed, ObjectMeta, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
 };
 use parking_lot::Mutex;
 
-/// How long a vault that reports too early takes to do what it said.
-const LATE_BY: Duration = Duration::from_millis(1500);
-
-/// What is done wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Defect {
-    /// An agent answers writes before its activity log has them: after a crash the log holds nothing as hot.
-    AckBeforeActivityLog,
-    /// An agent forgets its activity log altogether.
-    ForgetActivityLog,
-    /// A process server reports committed what is not in the vault yet.
-    CommitBeforeVault,
-    /// A process server changes a bit of every fourth object on its way to the vault.
-    FlipBits,
-}
-
-impl Defect {
-    /// Every defect and its name.
-    pub(crate) const ALL: [(&'static str, Self); 4] = [
-        ("ack-before-activity-log", Self::AckBeforeActivityLog),
-        ("forget-activity-log", Self::ForgetActivityLog),
-        ("commit-before-vault", Self::CommitBeforeVault),
-        ("flip-bits", Self::FlipBits),
-    ];
-
-    /// The defect of that name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, defect)| *defect)
-    }
-
-    /// What an agent writes its activity logs through, where that is its defect.
-    pub(crate) fn medium(self) -> Option<fn(File) -> Box<dyn Medium>> {
-        match self {
-            Self::AckBeforeActivityLog => Some(|file| Box::new(Unsynced(file))),
-            Self::ForgetActivityLog => Some(|file| Box::new(Forgotten(file))),
-            Self::CommitBeforeVault | Self::FlipBits => None,
-        }
-    }
-
-    /// The store behind the defect, where it is one of stores.
-    pub(crate) fn around(self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        match self {
-            Self::CommitBeforeVault => Arc::new(Early { store, pending: Arc::default() }),
-            Self::FlipBits => Arc::new(Flipping(store)),
-            Self::AckBeforeActivityLog | Self::ForgetActivityLog => store,
-        }
-    }
-}
-
-/// Whatever is recorded as hot is told to be synced, and what a crash leaves holds nothing.
-struct Unsynced(File);
-
-impl Medium for Unsynced {
-    fn read_all(&self) -> io::Result<Vec<u8>> {
-        self.0.read_all()
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let Some(behind) = offset.checked_sub(PAGES_AT) else { return self.0.write_at(offset, bytes) };
-        let page = u32::try_from(behind / PAGE_BYTES as u64).map_err(io::Error::other)?;
-        let nothing = RegionSet::none((page + 1) * PAGE_REGIONS);
-        self.0.write_at(offset, &encode_page(page, 1, &nothing))
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        Medium::set_len(&self.0, bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-}
-
-/// Nothing is there at the next start.
-struct Forgotten(File);
-
-impl Medium for Forgotten {
-    fn read_all(&self) -> io::Result<Vec<u8>> {
-        Ok(Vec::new())
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, bytes)
-    }
-
-    fn set_len(&self, bytes: u64) -> io::Result<()> {
-        Medium::set_len(&self.0, bytes)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-}
+/// How long a vault that reports too early takes to do what it said. Chosen: longer than what a scenario has from a commit
+/// to the kill that shows it.
+const LATE_BY: Duration = Duration::from_secs(20);
 
 type Pending = Arc<Mutex<HashMap<ObjectName, Bytes>>>;
 
 /// Says that objects are there before they are. Whoever asks this process sees them; a crash loses them.
-struct Early {
+pub(super) struct Early {
     store: Arc<dyn ObjectStore>,
     /// Staged or published, and not in the store.
     pending: Pending,
 }
 
 impl Early {
+    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, pending: Arc::default() }
+    }
+
     fn seen(&self, name: &ObjectName) -> Option<Bytes> {
         self.pending.lock().get(name).cloned()
     }
@@ -196,7 +103,7 @@ impl ObjectStore for Early {
 }
 
 /// Changes a bit of every fourth segment.
-struct Flipping(Arc<dyn ObjectStore>);
+pub(super) struct Flipping(pub(super) Arc<dyn ObjectStore>);
 
 #[async_trait]
 impl ObjectStore for Flipping {
@@ -213,6 +120,50 @@ impl ObjectStore for Flipping {
 
     async fn publish(&self, staged: &Staged) -> Result<PutOutcome, StoreError> {
         self.0.publish(staged).await
+    }
+
+    async fn put_if_match(
+        &self,
+        name: &ObjectName,
+        expected: Option<&ETag>,
+        bytes: Bytes,
+    ) -> Result<SwapOutcome, StoreError> {
+        self.0.put_if_match(name, expected, bytes).await
+    }
+
+    async fn get(&self, name: &ObjectName) -> Result<(Bytes, ETag), StoreError> {
+        self.0.get(name).await
+    }
+
+    async fn get_range(&self, name: &ObjectName, offset: u64, len: u64) -> Result<Bytes, StoreError> {
+        self.0.get_range(name, offset, len).await
+    }
+
+    async fn head(&self, name: &ObjectName) -> Result<ObjectMeta, StoreError> {
+        self.0.head(name).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&ObjectName>, limit: usize) -> Result<Vec<Listed>, StoreError> {
+        self.0.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
+        self.0.delete(name).await
+    }
+}
+
+/// Takes no segment any more; everything else goes on.
+pub(super) struct Stuck(pub(super) Arc<dyn ObjectStore>);
+
+#[async_trait]
+impl ObjectStore for Stuck {
+    async fn stage(&self, name: &ObjectName, token: &str, parts: Vec<Bytes>) -> Result<Staged, StoreError> {
+        self.0.stage(name, token, parts).await
+    }
+
+    async fn publish(&self, _: &Staged) -> Result<PutOutcome, StoreError> {
+        let cause = "a built-in defect keeps every segment out".to_owned();
+        Err(StoreError { kind: StoreErrorKind::Unavailable, doing: "publish an object".to_owned(), cause })
     }
 
     async fn put_if_match(
