@@ -1,4 +1,12 @@
-//! First contact through the shell, with the real program: login, the profile's permissions, a lost admin token, completions.
+//! First contact through the shell, with the real program: login, the profile's permissions, a lost admin token,
+//! completions; a machine that joins by the command as it is printed, and follows the policy that is set for it.
+
+#[path = "system/cluster.rs"]
+#[allow(dead_code, reason = "these tests use their part")]
+mod cluster;
+#[path = "system/rig.rs"]
+#[allow(dead_code, reason = "these tests use their part")]
+mod rig;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -110,4 +118,58 @@ fn completions_name_the_commands() {
         let text = String::from_utf8_lossy(&said.stdout);
         assert!(said.status.success() && text.contains("test-failover"), "{shell}");
     }
+}
+
+/// Times between points that lie behind `after`, in milliseconds, the oldest first.
+fn apart(points: &[Value], after: i64) -> Vec<i64> {
+    let mut times: Vec<i64> = points.iter().map(captured_at).filter(|at| *at > after).collect();
+    times.sort_unstable();
+    times.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+/// When a point was taken, in milliseconds.
+fn captured_at(point: &Value) -> i64 {
+    let text = point["captured_at"].as_str().expect("a time");
+    farshore_web::show::parse_time(text).expect("RFC 3339").0 / 1000
+}
+
+#[test]
+fn a_machine_joins_by_the_printed_command_and_its_points_follow_the_policy_as_it_changes() {
+    let rig = rig::Rig::new();
+    let site = cluster::Site::up(&rig, &[]);
+    let mut machine = cluster::Machine::new(&rig, "mail", &[("data", 16 << 20, 4096)]);
+    let disk = format!("data={}", machine.disks[0].image.display());
+    let ticket = site.ctl(&rig, &["token", "create", "--role", "machine", "--name", "mail", "--disk", &disk]);
+    let command = ticket["command"].as_str().expect("a command");
+    let state = machine.state.display().to_string();
+    let words: Vec<&str> = command.split(' ').skip(1).chain(["--state-dir", &state]).collect();
+    machine.agent = Some(rig.start("mail.agent-log", &words));
+    rig::eventually("the machine's first point", || match machine.status(&rig)?["disks"][0]["gap"].is_null() {
+        true => Ok(()),
+        false => Err("its first contents are being sent".into()),
+    });
+    let load = cluster::Load::start(&rig, &machine, 600, 5, 100);
+
+    let set = |interval: &str| {
+        site.ctl(&rig, &["edit", "mail", "--mark-interval", interval]);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        i64::try_from(now.as_millis()).expect("a time")
+    };
+    let seen = |what: &str, after: i64, fits: &dyn Fn(&[i64]) -> bool| {
+        rig::eventually(what, || {
+            let apart = apart(&site.points(&rig, "mail"), after);
+            if fits(&apart) { Ok(()) } else { Err(format!("{apart:?}")) }
+        });
+    };
+    let at = set("3000");
+    // No two points are nearer to each other than the interval; the first pair may still be one of before.
+    seen("points three seconds apart", at, &|apart| apart.len() >= 4 && apart[1..].iter().all(|ms| *ms >= 2_900));
+    let at = set("200");
+    seen("points that come fast", at, &|apart| apart.iter().filter(|ms| **ms < 1_500).count() >= 5);
+    let policy = site.machine(&rig, "mail")["policy"].clone();
+    assert_eq!((policy["mark_interval_ms"].as_u64(), policy["own"].as_bool()), (Some(200), Some(true)), "{policy}");
+    assert!(policy["wanted"]["rpo_warning_seconds"].is_null(), "what was not named is the installation's: {policy}");
+    let said = rig::eventually("what it was told to be written down", || rig.json(&machine.state.join("policy.json")));
+    assert_eq!(said["mark_interval_ms"].as_u64(), Some(200), "a restart without the server keeps to it");
+    drop(load);
 }

@@ -44,11 +44,37 @@ impl Site {
         Self { servers, dir: dir.to_owned(), control, fingerprint, management }
     }
 
+    /// Where the API is.
+    pub fn management(&self) -> &str {
+        &self.management
+    }
+
+    /// Where members connect.
+    pub fn control(&self) -> &str {
+        &self.control
+    }
+
+    /// Whom members trust.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// A token of the API that allows everything.
+    pub fn admin_token(&self) -> String {
+        std::fs::read_to_string(self.dir.join("site/admin.token")).expect("the admin's token").trim().to_owned()
+    }
+
     /// A join token for a machine.
     pub fn token(&self) -> String {
-        let file = self.dir.join("site/admin.token");
+        self.token_for(1)
+    }
+
+    /// A join token for so many machines.
+    pub fn token_for(&self, machines: usize) -> String {
+        let (file, uses) = (self.dir.join("site/admin.token"), machines.to_string());
         let args = ["ctl", "--server", &self.management, "--token-file", text(&file), "--json"];
-        let said = run(FARSHORE, &[&args[..], &["token", "create", "--role", "machine"][..]].concat());
+        let create = ["token", "create", "--role", "machine", "--uses", &uses];
+        let said = run(FARSHORE, &[&args[..], &create[..]].concat());
         let token: Value = serde_json::from_str(&said).expect("JSON");
         token["token"].as_str().expect("a token").to_owned()
     }

@@ -286,6 +286,8 @@ impl Site {
         let member = self.member_mut(name);
         assert!(matches!(member.process, Wanted::Away), "{name} is started while it runs");
         let mut environment = vec![("FARSHORE_CACHE__BYTES_MAX", cache.to_string())];
+        // The configuration server's word counts.
+        environment.push(("FARSHORE_AGENT__MARK_INTERVAL_MS", "250".to_owned()));
         if member.clock_offset_ms != 0 {
             environment.push(("FARSHORE_CLOCK_OFFSET_MS", member.clock_offset_ms.to_string()));
         }

@@ -63,7 +63,7 @@ struct RunArgs {
     /// Fingerprint of the configuration server's authority, for the first start.
     #[arg(long, value_name = "HEX")]
     ca_fingerprint: Option<Fingerprint>,
-    /// Time between marks under load, in milliseconds.
+    /// Time between marks under load, in milliseconds, until the configuration server has said what its policy wants.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     mark_interval: Option<u64>,
     /// Most that writes may hold in memory until they are committed, in bytes.

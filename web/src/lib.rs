@@ -19,5 +19,6 @@ pub mod problem;
 pub mod routes;
 pub mod server;
 pub mod show;
+mod webhook;
 
 pub use server::{Server, ServerConfig, ServerError};

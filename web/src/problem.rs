@@ -219,6 +219,7 @@ pub fn status(code: FaultCode) -> StatusCode {
         | C::DiskUnknown
         | C::JobUnknown
         | C::TokenUnknown
+        | C::WebhookUnknown
         | C::MemberUnknown
         | C::InjectedFaultUnknown => StatusCode::NOT_FOUND,
         C::MachineRemoved

@@ -26,6 +26,7 @@ use crate::board::Board;
 use crate::board::watcher::watch;
 use crate::command::Answers;
 use crate::problem::{self, Problem, RequestFault};
+use crate::webhook::HttpPost;
 use crate::{command, dashboard, openapi, routes};
 
 /// Most bytes of a body.
@@ -131,12 +132,17 @@ impl Server {
         let running = server.map_err(failed)?.run();
         let handle = running.handle();
         info!(log, "the management interface is up"; "address" => %address, "https" => secure);
+        let log_of_end = log.clone();
         actix_web::rt::spawn(async move {
             if let Err(cause) = running.await {
-                error!(log, "the management interface ended: restart the process"; "cause" => %cause);
+                error!(log_of_end, "the management interface ended: restart the process"; "cause" => %cause);
             }
         });
         actix_web::rt::spawn(watch(api.clone()));
+        match HttpPost::new() {
+            Ok(post) => api.plane.post_with(Arc::new(post)),
+            Err(cause) => error!(log, "webhooks cannot be told: restart the process"; "cause" => cause),
+        }
         Ok(Self { address, secure, api, handle })
     }
 

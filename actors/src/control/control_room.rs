@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use actix::prelude::*;
-use farshore_engine::control::messages::{Command, CommandResult};
+use farshore_engine::control::messages::{Command, CommandResult, Welcome};
 use farshore_engine::ids::ProcessServerId;
 use farshore_engine::transport::CertificateAuthority;
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -17,13 +17,17 @@ use slog::Logger;
 use tokio::sync::watch;
 
 use super::fault::{Fault, FaultCode};
-use super::ledger::records::{Counters, EventRecord, JobRecord, Record as _, Served, ServedExport};
+use super::health::RpoLimits;
+use super::ledger::records::{Counters, EventRecord, JobRecord, Machine, Record as _, Served, ServedExport};
+use super::ledger::webhooks::{Delivery, Told};
 use super::ledger::{Decision, Ledger};
 use super::live::Live;
 use super::orchestrator::{Decide, Orchestrator};
 use super::process_server_link::{Execute, ProcessServerLink};
 use super::state::{Batch, StateStore};
 use super::vault_keeper::VaultKeeper;
+use super::webhooks::Post;
+use super::webhooks::secret::WebhookKey;
 use crate::supervise::Chaos;
 
 /// How long a caller waits for an Orchestrator that is being restarted.
@@ -50,6 +54,32 @@ pub struct ControlPolicy {
     pub adopt_within: Duration,
 }
 
+impl ControlPolicy {
+    /// RPO from which this machine is in warning, and critical.
+    pub(super) fn rpo_limits(&self, machine: &Machine) -> RpoLimits {
+        let wanted = |seconds: Option<u64>, otherwise| seconds.map_or(otherwise, Duration::from_secs);
+        RpoLimits {
+            warning: wanted(machine.policy.rpo_warning_seconds, self.rpo_warning),
+            critical: wanted(machine.policy.rpo_critical_seconds, self.rpo_critical),
+        }
+    }
+
+    /// What a member is told at the begin of a session, and a machine again when it changes.
+    pub(super) fn welcome(&self, machine: Option<&Machine>) -> Welcome {
+        let mark_interval = machine.map_or(self.mark_interval, |machine| self.mark_interval_of(machine));
+        Welcome {
+            control_addresses: self.control_addresses.clone(),
+            mark_interval_ms: mark_interval.as_millis() as u64,
+            seal_interval_ms: self.seal_interval.as_millis() as u64,
+        }
+    }
+
+    /// Time between this machine's marks under load.
+    pub(super) fn mark_interval_of(&self, machine: &Machine) -> Duration {
+        machine.policy.mark_interval_ms.map_or(self.mark_interval, Duration::from_millis)
+    }
+}
+
 /// What every actor of the control plane shares.
 pub struct ControlRoom {
     /// Where it logs.
@@ -64,6 +94,9 @@ pub struct ControlRoom {
     pub authority: CertificateAuthority,
     /// The switch for injected panics.
     pub chaos: Arc<Chaos>,
+    /// What the webhooks' secrets are made from.
+    pub webhook_key: WebhookKey,
+    post: RwLock<Option<Arc<dyn Post>>>,
     ledger: RwLock<Ledger>,
     ledger_changes: watch::Sender<u64>,
     live: RwLock<Live>,
@@ -81,8 +114,15 @@ struct Changes {
 }
 
 /// Tables that tell of what goes on, and are no loss to a configuration server that is brought back.
-const PASSING_TABLES: [&str; 5] =
-    [JobRecord::TABLE, EventRecord::TABLE, Counters::TABLE, Served::TABLE, ServedExport::TABLE];
+const PASSING_TABLES: [&str; 7] = [
+    JobRecord::TABLE,
+    EventRecord::TABLE,
+    Counters::TABLE,
+    Served::TABLE,
+    ServedExport::TABLE,
+    Delivery::TABLE,
+    Told::TABLE,
+];
 
 impl ControlRoom {
     /// An empty room; the Orchestrator fills it.
@@ -93,6 +133,7 @@ impl ControlRoom {
         vault: Arc<dyn VaultKeeper>,
         authority: CertificateAuthority,
         chaos: Arc<Chaos>,
+        webhook_key: WebhookKey,
     ) -> Self {
         Self {
             log,
@@ -101,6 +142,8 @@ impl ControlRoom {
             vault,
             authority,
             chaos,
+            webhook_key,
+            post: RwLock::default(),
             ledger: RwLock::default(),
             ledger_changes: watch::Sender::new(0),
             live: RwLock::default(),
@@ -150,6 +193,16 @@ impl ControlRoom {
 
     pub(super) fn with_live<T>(&self, change: impl FnOnce(&mut Live) -> T) -> T {
         change(&mut self.live.write())
+    }
+
+    /// Says how webhooks are reached from now on.
+    pub(super) fn post_with(&self, post: Arc<dyn Post>) {
+        *self.post.write() = Some(post);
+    }
+
+    /// How webhooks are reached; `None`: nobody has said yet.
+    pub(super) fn post(&self) -> Option<Arc<dyn Post>> {
+        self.post.read().clone()
     }
 
     /// Says where the Orchestrator is now, once it has the ledger.

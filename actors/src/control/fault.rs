@@ -95,6 +95,9 @@ faults! {
     /// No such token.
     TokenUnknown = "token_unknown", "There is no such token, or its secret is wrong",
         "Create a new token and use it exactly as it was printed.";
+    /// No such webhook.
+    WebhookUnknown = "webhook_unknown", "There is no such webhook",
+        "List the webhooks and use the id of one of them.";
     /// The join token's time is over.
     TokenExpired = "token_expired", "The token has expired",
         "Create a new token; join tokens are valid for an hour unless another time is given.";

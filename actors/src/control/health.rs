@@ -304,6 +304,19 @@ pub fn of_process_server(ledger: &Ledger, live: &Live, server: ProcessServerId, 
     issues
 }
 
+/// What is wrong with the installation as a whole.
+pub fn of_installation(ledger: &Ledger) -> Vec<Issue> {
+    match ledger.process_servers.iter().any(|server| !server.removed) {
+        true => Vec::new(),
+        false => vec![issue(
+            "no_process_server",
+            Severity::Warning,
+            "No process server has joined: no machine can be protected.",
+            "Start a process server with a join token.",
+        )],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use farshore_engine::control::link::{LinkError, SAY_WITHIN};
-use farshore_engine::control::messages::{CONTROL_VERSION, FromMember, Hello, Refusal, RefusalCode, ToMember, Welcome};
+use farshore_engine::control::messages::{CONTROL_VERSION, FromMember, Hello, Refusal, RefusalCode, ToMember};
 use farshore_engine::control::tls::{ControlReader, ControlWriter, server_ends};
 use farshore_engine::transport::{Role, tls};
 use futures_util::stream;
@@ -198,11 +198,13 @@ impl MemberSession {
         ctx.wait(ask.into_actor(self).map(move |asked, this, ctx| match asked {
             Ok(orchestrator) => {
                 this.phase = Phase::Open { role, orchestrator };
-                let policy = &this.room.policy;
-                let welcome = Welcome {
-                    control_addresses: policy.control_addresses.clone(),
-                    mark_interval_ms: policy.mark_interval.as_millis() as u64,
-                    seal_interval_ms: policy.seal_interval.as_millis() as u64,
+                let welcome = {
+                    let ledger = this.room.ledger();
+                    let machine = match role {
+                        Role::Machine(id) => ledger.machines.get(&id),
+                        _ => None,
+                    };
+                    this.room.policy.welcome(machine)
                 };
                 this.say(ToMember::Welcome(welcome), ctx);
             }

@@ -7,6 +7,7 @@
 //!          ControlRoom ◄──────────────────────── Orchestrator ─► state store (sled: durable before acknowledged)
 //!                                                 ├ ProcessServerLink *  commands down, heartbeats up
 //!                                                 └ Job *                move, protect, serve: steps written down
+//!          WebhookKeeper: tells changes of health, signed and retried
 //!   members ─TLS 9444─► ControlListener ─► MemberSession *
 //! ```
 
@@ -27,6 +28,7 @@ pub mod state;
 pub mod vault_door;
 pub mod vault_keeper;
 pub mod view;
+pub mod webhooks;
 
 mod catalog_keeper;
 mod control_listener;

@@ -11,10 +11,15 @@
 //! ```
 //!
 //! Upkeep, after every change: a link for each process server; a Job for each running job; agents whose machine has a
-//! newer owner are redirected; members that were removed are told.
+//! newer owner are redirected, and those whose policy changed are told; members that were removed are told.
 //!
 //! Crash story: a life begins by loading the ledger; links, jobs and sessions begin anew. Nothing is lost but events that
 //! were not written yet.
+
+mod children;
+mod sessions;
+
+pub(crate) use self::sessions::{Arrived, AskWhere, Left, Reported};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,28 +27,22 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use farshore_engine::control::messages::{
-    AgentReport, Hello, MemberEvent, NotProtected, NotProtectedReason, Refusal, RefusalCode, Severity, ToMember,
+    MemberEvent, NotProtected, NotProtectedReason, Refusal, RefusalCode, Severity, ToMember,
 };
 use farshore_engine::ids::{Epoch, MachineId, ProcessServerId, Timestamp};
-use farshore_engine::transport::Role;
-use slog::{error, info, warn};
+use slog::{error, info};
 
 use super::control_room::ControlRoom;
 use super::fault::{Fault, FaultCode};
 use super::job::Job;
 use super::ledger::assign::told_to_agent;
-use super::ledger::jobs::JobFailed;
-use super::ledger::members::{MachineSeen, ProcessServerSeen, process_server};
 use super::ledger::records::{JobId, Subject};
 use super::ledger::{Decision, Draft, Ledger};
 use super::live::Live;
-use super::member_session::{MemberSession, Tell, UseLink};
-use super::process_server_link::{Attach, Detach, ProcessServerLink};
+use super::member_session::{MemberSession, Tell};
+use super::process_server_link::ProcessServerLink;
 use super::state::{Batch, StateError};
-use crate::supervise::{
-    ActorKind, Ended, Life, Loss, OsChance, Parent, Placement, RestartPolicy, Ward, Warden, attend, on_ended,
-    wall_clock,
-};
+use crate::supervise::{ActorKind, Life, OsChance, Placement, RestartPolicy, Ward, Warden, attend, wall_clock};
 
 /// Events that wait to be written; more at once are counted, not kept.
 const EVENTS_WAITING_MAX: usize = 1000;
@@ -75,6 +74,8 @@ struct AgentSessionOf {
     open: SessionOf,
     /// The epoch that the agent was last told of; `None`: it was told that nobody takes its writes.
     told: Option<Epoch>,
+    /// The time between marks that it was last told.
+    mark_interval: Duration,
     clone_told_at: Option<Timestamp>,
 }
 
@@ -218,10 +219,15 @@ impl Orchestrator {
         let ledger = self.room.ledger();
         let mut gone = Vec::new();
         for (machine, agent) in &mut self.agents {
-            if ledger.machine(*machine).is_err() {
+            let Ok(now) = ledger.machine(*machine) else {
                 agent.open.session.do_send(removed_now("machine"));
                 gone.push(*machine);
                 continue;
+            };
+            let mark_interval = self.room.policy.mark_interval_of(now);
+            if agent.mark_interval != mark_interval {
+                agent.mark_interval = mark_interval;
+                agent.open.session.do_send(Tell(ToMember::Welcome(self.room.policy.welcome(Some(now)))));
             }
             let Some(assignment) = told_to_agent(&ledger, *machine) else { continue };
             if agent.told.is_none_or(|told| told < assignment.epoch) {
@@ -295,199 +301,6 @@ impl<D: Decision> Handler<Decide<D>> for Orchestrator {
     }
 }
 
-/// A member's session is open.
-#[derive(Message)]
-#[rtype(result = "Result<(), Fault>")]
-pub(crate) struct Arrived {
-    /// Who, by the certificate.
-    pub(crate) role: Role,
-    /// The session's number, never given twice by one process.
-    pub(crate) number: u64,
-    /// The session.
-    pub(crate) session: Addr<MemberSession>,
-    /// What it said.
-    pub(crate) hello: Hello,
-    /// Where it comes from.
-    pub(crate) peer: String,
-}
-
-impl Handler<Arrived> for Orchestrator {
-    type Result = Result<(), Fault>;
-
-    fn handle(&mut self, msg: Arrived, ctx: &mut Self::Context) -> Result<(), Fault> {
-        let unknown = |fault: Fault| match fault.code {
-            FaultCode::MachineRemoved => fault,
-            _ => Fault::new(FaultCode::MemberUnknown, fault.detail),
-        };
-        match msg.role {
-            Role::Machine(machine) => {
-                self.room.ledger().machine(machine).map(drop).map_err(unknown)?;
-                self.agent_arrived(machine, msg, ctx);
-                Ok(())
-            }
-            Role::ProcessServer(server) => {
-                process_server(&self.room.ledger(), server).map(drop).map_err(unknown)?;
-                self.server_arrived(server, msg, ctx);
-                Ok(())
-            }
-            Role::ConfigServer | Role::Operator => {
-                let detail = format!("{} keeps no control session", msg.role);
-                Err(Fault::new(FaultCode::MemberUnknown, detail))
-            }
-        }
-    }
-}
-
-impl Orchestrator {
-    fn agent_arrived(&mut self, machine: MachineId, msg: Arrived, ctx: &mut Context<Self>) {
-        let now = wall_clock();
-        let before = self.agents.remove(&machine);
-        let mut clone_told_at = before.as_ref().and_then(|agent| agent.clone_told_at);
-        if let Some(before) = before {
-            before.open.session.do_send(Tell(replaced()));
-            let told_lately = clone_told_at.is_some_and(|at| now.micros_since(at) < 60_000_000);
-            if before.open.life != msg.hello.life && before.open.session.connected() && !told_lately {
-                clone_told_at = Some(now);
-                let text = "A second agent opened a session with this machine's certificate while the first was still \
-                            connected. If the machine was cloned, remove the clone's identity files and enrol it with a \
-                            token of its own; the log takes writes of one of them only."
-                    .to_owned();
-                self.raise(Severity::Warning, "two_agents", Subject::Machine(machine), text);
-            }
-        }
-        self.room.with_live(|live| {
-            let entry = live.machines.entry(machine).or_default();
-            entry.connected_since = Some(now);
-            entry.program_version = msg.hello.program_version;
-            entry.peer = msg.peer;
-        });
-        let open = SessionOf { number: msg.number, life: msg.hello.life, session: msg.session };
-        self.agents.insert(machine, AgentSessionOf { open, told: None, clone_told_at });
-        ctx.address().do_send(Decide(MachineSeen { machine, disks: msg.hello.disks }));
-    }
-
-    fn server_arrived(&mut self, server: ProcessServerId, msg: Arrived, ctx: &mut Context<Self>) {
-        if let Some(before) = self.servers.remove(&server) {
-            before.session.do_send(Tell(replaced()));
-            if before.life != msg.hello.life && before.session.connected() {
-                let text =
-                    "A second process opened a session with this process server's certificate while the first was \
-                            still connected."
-                        .to_owned();
-                self.raise(Severity::Warning, "two_process_servers", Subject::ProcessServer(server), text);
-            }
-        }
-        self.room.with_live(|live| {
-            let entry = live.servers.entry(server).or_default();
-            entry.connected_since = Some(wall_clock());
-            entry.program_version = msg.hello.program_version;
-            entry.peer = msg.peer;
-            entry.heartbeat = None;
-        });
-        self.raise(
-            Severity::Info,
-            "process_server_connected",
-            Subject::ProcessServer(server),
-            "It is connected.".into(),
-        );
-        let session = SessionOf { number: msg.number, life: msg.hello.life, session: msg.session };
-        self.servers.insert(server, session);
-        self.attach(server);
-        ctx.address().do_send(Decide(ProcessServerSeen { id: server, addresses: msg.hello.replication_addresses }));
-    }
-
-    /// Makes a link and a session know each other.
-    fn attach(&mut self, server: ProcessServerId) {
-        let (Some(link), Some(open)) = (self.links.get(&server), self.servers.get(&server)) else { return };
-        open.session.do_send(UseLink(link.clone()));
-        link.do_send(Attach { number: open.number, session: open.session.clone() });
-    }
-}
-
-fn replaced() -> ToMember {
-    ToMember::Refused(Refusal::new(
-        RefusalCode::Busy,
-        "another session was opened with this certificate",
-        "Make sure that only one process uses these identity files.",
-    ))
-}
-
-/// A member's session is over.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Left {
-    /// Whose it was.
-    pub(crate) role: Role,
-    /// Its number.
-    pub(crate) number: u64,
-}
-
-impl Handler<Left> for Orchestrator {
-    type Result = ();
-
-    fn handle(&mut self, msg: Left, _: &mut Self::Context) {
-        match msg.role {
-            Role::Machine(machine) if self.agents.get(&machine).is_some_and(|now| now.open.number == msg.number) => {
-                self.agents.remove(&machine);
-                self.room.with_live(|live| live.machines.entry(machine).or_default().connected_since = None);
-            }
-            Role::ProcessServer(server) if self.servers.get(&server).is_some_and(|now| now.number == msg.number) => {
-                self.servers.remove(&server);
-                self.room.with_live(|live| live.servers.entry(server).or_default().connected_since = None);
-                if let Some(link) = self.links.get(&server) {
-                    link.do_send(Detach { number: msg.number });
-                }
-                let owns = self.room.ledger().assignments.iter().filter(|now| now.process_server == server).count();
-                let text =
-                    format!("Its control session is closed. It owns {owns} machine(s); their replication may go on.");
-                let severity = if owns > 0 { Severity::Warning } else { Severity::Info };
-                self.raise(severity, "process_server_disconnected", Subject::ProcessServer(server), text);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// An agent asks who owns its log.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct AskWhere {
-    /// Its machine, by the certificate.
-    pub(crate) machine: MachineId,
-    /// Who asks.
-    pub(crate) session: Addr<MemberSession>,
-}
-
-impl Handler<AskWhere> for Orchestrator {
-    type Result = ();
-
-    fn handle(&mut self, msg: AskWhere, _: &mut Self::Context) {
-        self.room.chaos.check(ActorKind::Orchestrator, Some(msg.machine));
-        let answer = self.where_to(msg.machine);
-        msg.session.do_send(Tell(answer));
-    }
-}
-
-/// An agent's report.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Reported {
-    /// Its machine, by the certificate.
-    pub(crate) machine: MachineId,
-    /// The report.
-    pub(crate) report: AgentReport,
-}
-
-impl Handler<Reported> for Orchestrator {
-    type Result = ();
-
-    fn handle(&mut self, mut msg: Reported, _: &mut Self::Context) {
-        self.raise_members(Subject::Machine(msg.machine), std::mem::take(&mut msg.report.events));
-        let now = wall_clock();
-        self.room.with_live(|live| live.machines.entry(msg.machine).or_default().report = Some((now, msg.report)));
-    }
-}
-
 /// Something happened that the operator should see.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -507,75 +320,5 @@ impl Handler<Raise> for Orchestrator {
 
     fn handle(&mut self, msg: Raise, _: &mut Self::Context) {
         self.raise(msg.severity, &msg.code, msg.subject, msg.text);
-    }
-}
-
-impl Parent<ProcessServerLink> for Orchestrator {
-    fn warden(&mut self) -> &mut Warden<ProcessServerLink> {
-        &mut self.links
-    }
-
-    fn child_born(&mut self, server: &ProcessServerId, addr: Addr<ProcessServerLink>, _: u64, _: &mut Context<Self>) {
-        self.room.link_is(*server, Some(addr.clone()));
-        if let Some(open) = self.servers.get(server) {
-            open.session.do_send(UseLink(addr.clone()));
-            addr.do_send(Attach { number: open.number, session: open.session.clone() });
-        }
-    }
-
-    fn child_lost(&mut self, server: &ProcessServerId, loss: Loss, ctx: &mut Context<Self>) {
-        match loss {
-            Loss::Restarting { ending, .. } => {
-                let text = format!("The link to it was restarted: {ending}.");
-                self.raise(Severity::Warning, "link_restarted", Subject::ProcessServer(*server), text);
-            }
-            // A link rests for a minute and is tried again: without it the process server gets no commands.
-            Loss::GaveUp { ending } => {
-                let text = format!("The link to it keeps failing ({ending}); it is tried again in a minute.");
-                self.raise(Severity::Critical, "link_given_up", Subject::ProcessServer(*server), text);
-                let server = *server;
-                ctx.run_later(Duration::from_secs(60), move |this, ctx| {
-                    Warden::<ProcessServerLink>::resume(this, &server, ctx);
-                });
-            }
-            Loss::Finished => {}
-        }
-    }
-}
-
-impl Handler<Ended<ProcessServerLink>> for Orchestrator {
-    type Result = ();
-
-    fn handle(&mut self, msg: Ended<ProcessServerLink>, ctx: &mut Self::Context) {
-        on_ended(self, &msg, ctx);
-    }
-}
-
-impl Parent<Job> for Orchestrator {
-    fn warden(&mut self) -> &mut Warden<Job> {
-        &mut self.jobs
-    }
-
-    fn child_lost(&mut self, job: &JobId, loss: Loss, ctx: &mut Context<Self>) {
-        match loss {
-            Loss::GaveUp { ending } => {
-                self.jobs.dismiss(job);
-                let why = format!("its actor kept failing: {ending}");
-                ctx.address().do_send(Decide(JobFailed { job: *job, why }));
-            }
-            Loss::Restarting { ending, .. } => {
-                warn!(self.room.log, "a job goes on after its actor failed"; "job" => job.0, "ending" => %ending);
-            }
-            // One that ended while its job runs on was overtaken by a restart of the ledger: upkeep begins it again.
-            Loss::Finished => self.jobs_follow_the_ledger(ctx),
-        }
-    }
-}
-
-impl Handler<Ended<Job>> for Orchestrator {
-    type Result = ();
-
-    fn handle(&mut self, msg: Ended<Job>, ctx: &mut Self::Context) {
-        on_ended(self, &msg, ctx);
     }
 }

@@ -13,6 +13,7 @@ use super::control_room::ControlRoom;
 use super::fault::{Fault, FaultCode};
 use super::health::{self, Health};
 use super::ledger::audit::WriteAudit;
+use super::ledger::check_label;
 use super::ledger::jobs::{BeginDeletePoints, BeginMove, BeginRestore, CancelJob, RetryJob};
 use super::ledger::members::{self, RemoveMachine, RemoveProcessServer};
 use super::ledger::protection::{EditMachine, PauseMachine, ResumeMachine};
@@ -22,12 +23,13 @@ use super::ledger::records::{
 };
 use super::ledger::serve::{self, BeginServe, BeginStop};
 use super::ledger::tokens::{CreateApiToken, CreateJoinToken, RevokeApiToken, RevokeJoinToken, check_api};
-use super::ledger::{Ledger, check_label};
+use super::ledger::webhooks::{self, CreateWebhook, DeleteWebhook, Delivery, DeliveryId, TestWebhook, WebhookId};
 use super::live::Reach;
 use super::view::{
     self, AuditFilter, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, Picture, ProcessServerView,
-    ServeRequest, ServedView,
+    ServeRequest, ServedView, WebhookView,
 };
+use super::webhooks::Post;
 use crate::supervise::wall_clock;
 
 /// Time for a process server to answer a question.
@@ -84,7 +86,7 @@ impl ControlPlane {
             process_servers: servers.map(|server| view::process_server(&ledger, &live, server)).collect(),
             jobs_running: ledger.running_jobs().cloned().collect(),
             served_points: ledger.served.len(),
-            issues: installation_issues(&ledger),
+            issues: health::of_installation(&ledger),
         }
     }
 
@@ -95,6 +97,13 @@ impl ControlPlane {
         let wanted = wanted.filter(|machine| removed || !machine.removed);
         let views = wanted.map(|machine| view::machine(&self.room, &ledger, &live, machine));
         page(views, limit, |machine| machine.id.to_string())
+    }
+
+    /// Machines of this label that are not removed.
+    pub fn machines_named(&self, name: &str) -> Vec<MachineId> {
+        let ledger = self.room.ledger();
+        let named = ledger.machines.iter().filter(|machine| !machine.removed && machine.name == name);
+        named.map(|machine| machine.id).collect()
     }
 
     /// One machine, a removed one too.
@@ -186,7 +195,7 @@ impl ControlPlane {
         let servers = ledger.process_servers.iter().filter(|server| !server.removed);
         let process_servers: Vec<_> =
             servers.map(|server| Health::of(&health::of_process_server(&ledger, &live, server.id, now))).collect();
-        let issues = installation_issues(&ledger);
+        let issues = health::of_installation(&ledger);
         let all = machines.iter().map(|(_, health)| *health).chain(process_servers.iter().copied());
         let health = all.chain([Health::of(&issues)]).max().unwrap_or(Health::Normal);
         HealthView { health, machines, process_servers, issues, master_target: "not_available_yet" }
@@ -378,21 +387,59 @@ impl ControlPlane {
     }
 }
 
-pub(super) fn unexpected(result: &CommandResult) -> Fault {
-    Fault::new(FaultCode::Refused, format!("the process server answered something else: {result:?}"))
+impl ControlPlane {
+    /// Webhooks in order of numbers.
+    pub fn webhooks(&self, after: Option<WebhookId>, limit: usize) -> Page<WebhookView> {
+        let ledger = self.room.ledger();
+        let wanted = ledger.webhooks.iter().filter(|webhook| after.is_none_or(|after| webhook.id > after));
+        page(wanted.map(|webhook| view::webhook(&ledger, webhook)), limit, |view| view.webhook.id.to_string())
+    }
+
+    /// One webhook.
+    pub fn webhook(&self, id: WebhookId) -> Result<WebhookView, Fault> {
+        let ledger = self.room.ledger();
+        Ok(view::webhook(&ledger, webhooks::webhook(&ledger, id)?))
+    }
+
+    /// What a webhook was told and will be, newest first, from before `before` on.
+    pub fn deliveries(&self, id: WebhookId, before: Option<DeliveryId>, limit: usize) -> Result<Page<Delivery>, Fault> {
+        let ledger = self.room.ledger();
+        webhooks::webhook(&ledger, id)?;
+        let wanted = ledger.deliveries_of(id).rev().filter(|delivery| before.is_none_or(|at| delivery.id < at));
+        Ok(page(wanted.cloned(), limit, |delivery| delivery.id.to_string()))
+    }
+
+    /// Makes a webhook whose address was looked at. Its secret is shown once.
+    pub async fn create_webhook(
+        &self,
+        caller: &Caller,
+        label: String,
+        url: String,
+        allow_plain_http: bool,
+    ) -> Result<(WebhookView, Zeroizing<String>), Fault> {
+        let (key, by) = (self.room.webhook_key.clone(), caller.name.clone());
+        let (webhook, secret) = self.room.decide(CreateWebhook { label, url, allow_plain_http, key, by }).await?;
+        Ok((self.webhook(webhook.id)?, secret))
+    }
+
+    /// Ends a webhook.
+    pub async fn delete_webhook(&self, caller: &Caller, id: WebhookId) -> Result<(), Fault> {
+        self.room.decide(DeleteWebhook { id, by: caller.name.clone() }).await
+    }
+
+    /// Tells a webhook nothing, to see whether it arrives.
+    pub async fn test_webhook(&self, caller: &Caller, id: WebhookId) -> Result<Delivery, Fault> {
+        self.room.decide(TestWebhook { id, by: caller.name.clone() }).await
+    }
+
+    /// Says how webhooks are reached.
+    pub fn post_with(&self, post: Arc<dyn Post>) {
+        self.room.post_with(post);
+    }
 }
 
-fn installation_issues(ledger: &Ledger) -> Vec<farshore_engine::control::messages::Issue> {
-    use farshore_engine::control::messages::{Issue, Severity};
-    match ledger.process_servers.iter().any(|server| !server.removed) {
-        true => Vec::new(),
-        false => vec![Issue {
-            code: "no_process_server".into(),
-            severity: Severity::Warning,
-            text: "No process server has joined: no machine can be protected.".into(),
-            remedy: "Start a process server with a join token.".into(),
-        }],
-    }
+pub(super) fn unexpected(result: &CommandResult) -> Fault {
+    Fault::new(FaultCode::Refused, format!("the process server answered something else: {result:?}"))
 }
 
 fn page<T>(items: impl Iterator<Item = T>, limit: usize, cursor: impl Fn(&T) -> String) -> Page<T> {

@@ -39,6 +39,8 @@ use super::state::sled::{SledOptions, SledStore};
 use super::state::{Opened, StateError, StateStore};
 use super::vault_door::{self, VaultDoorError};
 use super::vault_keeper::{StoreKeeper, VaultKeeper};
+use super::webhooks::keeper::WebhookKeeper;
+use super::webhooks::secret::WebhookKey;
 use crate::supervise::{
     Abort, Arbiters, Chaos, Ended, Loss, Parent, Placement, RestartPolicy, Warden, attend, on_ended, start_watched,
     wall_clock,
@@ -168,7 +170,9 @@ impl ConfigServer {
         let keeper = StoreKeeper::new(config.vault, door.vault, door.key);
         let keeper: Arc<dyn VaultKeeper> = Arc::new(keeper);
         let store: Arc<dyn StateStore> = Arc::new(store);
-        let room = Arc::new(ControlRoom::new(config.log, policy, store, keeper, authority, config.chaos));
+        let webhook_key = WebhookKey::open(&config.state_dir.join("webhook.key"))?;
+        let room = ControlRoom::new(config.log, policy, store, keeper, authority, config.chaos, webhook_key);
+        let room = Arc::new(room);
         let arbiters = Arbiters::start(1).map_err(StartError::Thread)?;
         let spec = ListenerSpec { room: room.clone(), socket: Arc::new(socket), tls: control_tls };
         let root = start_root(&arbiters, spec);
@@ -314,12 +318,13 @@ fn authority(state_dir: &Path) -> Result<CertificateAuthority, StartError> {
     }
 }
 
-/// Keeps the Orchestrator, the listener and the catalog's keeper alive.
+/// Keeps the Orchestrator, the listener, and the keepers of catalog and webhooks alive.
 struct Root {
     spec: ListenerSpec,
     orchestrators: Warden<Orchestrator>,
     listeners: Warden<ControlListener>,
     catalogs: Warden<CatalogKeeper>,
+    webhooks: Warden<WebhookKeeper>,
 }
 
 fn start_root(arbiters: &Arbiters, spec: ListenerSpec) -> Abort {
@@ -329,7 +334,8 @@ fn start_root(arbiters: &Arbiters, spec: ListenerSpec) -> Abort {
         let policy = RestartPolicy::default();
         let orchestrators = Warden::new(log.clone(), Placement::WithParent, policy.clone());
         let listeners = Warden::new(log.clone(), Placement::WithParent, policy.clone());
-        Root { spec, orchestrators, listeners, catalogs: Warden::new(log, Placement::WithParent, policy) }
+        let catalogs = Warden::new(log.clone(), Placement::WithParent, policy.clone());
+        Root { spec, orchestrators, listeners, catalogs, webhooks: Warden::new(log, Placement::WithParent, policy) }
     };
     let tell = move |ending| room.fail(format!("the configuration server's root actor ended: {ending}"));
     let arbiter = arbiters.handles().first().cloned().expect("at least one arbiter was started");
@@ -343,15 +349,17 @@ impl Actor for Root {
         attend::<Self, Orchestrator>(self, ctx);
         attend::<Self, ControlListener>(self, ctx);
         attend::<Self, CatalogKeeper>(self, ctx);
+        attend::<Self, WebhookKeeper>(self, ctx);
         let spec = self.spec.clone();
         Warden::<Orchestrator>::admit(self, 0, spec.room.clone(), ctx);
         Warden::<CatalogKeeper>::admit(self, 0, spec.room.clone(), ctx);
+        Warden::<WebhookKeeper>::admit(self, 0, spec.room.clone(), ctx);
         Warden::<ControlListener>::admit(self, 0, spec, ctx);
     }
 }
 
-/// How long a keeper of the catalog rests that keeps failing: replication goes on without it.
-const CATALOG_REST: Duration = Duration::from_secs(60);
+/// How long a keeper of the catalog, or of the webhooks, rests that keeps failing: replication goes on without it.
+const KEEPER_REST: Duration = Duration::from_secs(60);
 
 impl Parent<CatalogKeeper> for Root {
     fn warden(&mut self) -> &mut Warden<CatalogKeeper> {
@@ -360,7 +368,7 @@ impl Parent<CatalogKeeper> for Root {
 
     fn child_lost(&mut self, _: &u8, loss: Loss, ctx: &mut Context<Self>) {
         if let Loss::GaveUp { .. } = loss {
-            ctx.run_later(CATALOG_REST, |this, ctx| Warden::<CatalogKeeper>::resume(this, &0, ctx));
+            ctx.run_later(KEEPER_REST, |this, ctx| Warden::<CatalogKeeper>::resume(this, &0, ctx));
         }
     }
 }
@@ -369,6 +377,26 @@ impl Handler<Ended<CatalogKeeper>> for Root {
     type Result = ();
 
     fn handle(&mut self, msg: Ended<CatalogKeeper>, ctx: &mut Self::Context) {
+        on_ended(self, &msg, ctx);
+    }
+}
+
+impl Parent<WebhookKeeper> for Root {
+    fn warden(&mut self) -> &mut Warden<WebhookKeeper> {
+        &mut self.webhooks
+    }
+
+    fn child_lost(&mut self, _: &u8, loss: Loss, ctx: &mut Context<Self>) {
+        if let Loss::GaveUp { .. } = loss {
+            ctx.run_later(KEEPER_REST, |this, ctx| Warden::<WebhookKeeper>::resume(this, &0, ctx));
+        }
+    }
+}
+
+impl Handler<Ended<WebhookKeeper>> for Root {
+    type Result = ();
+
+    fn handle(&mut self, msg: Ended<WebhookKeeper>, ctx: &mut Self::Context) {
         on_ended(self, &msg, ctx);
     }
 }

@@ -16,6 +16,7 @@ use super::ledger::records::{
     AssignmentRecord, AuditRecord, EventRecord, JobRecord, Machine, MachinePolicy, ProcessServer, ServeId, Served,
     ServedState,
 };
+use super::ledger::webhooks::{Delivery, DeliveryState, Webhook, pending};
 use super::live::{Live, Reach};
 use crate::supervise::wall_clock;
 
@@ -52,6 +53,8 @@ pub struct MachineView {
     pub at_owner: Option<MachineReport>,
     /// RPO from which it is in warning, and critical.
     pub limits: RpoLimits,
+    /// Time between marks under load.
+    pub mark_interval: Duration,
     /// What its own policy says; the rest is the installation's.
     pub policy: MachinePolicy,
     /// Counts the edits of it.
@@ -217,11 +220,7 @@ impl AuditFilter {
 
 pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine: &Machine) -> MachineView {
     let now = wall_clock();
-    let wanted = |seconds: Option<u64>, otherwise| seconds.map_or(otherwise, Duration::from_secs);
-    let limits = RpoLimits {
-        warning: wanted(machine.policy.rpo_warning_seconds, room.policy.rpo_warning),
-        critical: wanted(machine.policy.rpo_critical_seconds, room.policy.rpo_critical),
-    };
+    let limits = room.policy.rpo_limits(machine);
     let issues = health::of_machine(ledger, live, machine, limits, now);
     let assignment = ledger.assignments.get(&machine.id).cloned();
     let owner = assignment.as_ref().and_then(|now| ledger.process_servers.get(&now.process_server));
@@ -234,6 +233,7 @@ pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine:
         enrolled_at: machine.enrolled_at,
         protection: health::protection(ledger, live, machine),
         limits,
+        mark_interval: room.policy.mark_interval_of(machine),
         policy: machine.policy,
         revision: machine.revision,
         health: Health::of(&issues),
@@ -319,6 +319,28 @@ pub(super) fn served(ledger: &Ledger, served: &Served) -> ServedView {
         since: served.since,
         test: served.test,
         exports: ledger.exports_of(served.id).map(|export| export.export.clone()).collect(),
+    }
+}
+
+/// A webhook.
+#[derive(Debug, Clone)]
+pub struct WebhookView {
+    /// What is remembered of it.
+    pub webhook: Webhook,
+    /// How much it is still to be told.
+    pub pending: usize,
+    /// What it was told last, or what cannot be told.
+    pub last: Option<Delivery>,
+}
+
+pub(super) fn webhook(ledger: &Ledger, webhook: &Webhook) -> WebhookView {
+    let all = || ledger.deliveries_of(webhook.id);
+    let tried = all().rev().find(|delivery| delivery.attempts > 0 && delivery.state != DeliveryState::Pending);
+    let stuck = all().find(|delivery| delivery.state == DeliveryState::Pending && delivery.attempts > 0);
+    WebhookView {
+        webhook: webhook.clone(),
+        pending: pending(ledger, webhook.id).count(),
+        last: stuck.or(tried).cloned(),
     }
 }
 

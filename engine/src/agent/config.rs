@@ -115,7 +115,7 @@ pub struct AgentConfig {
     pub state_dir: PathBuf,
     /// The disks.
     pub disks: Vec<DiskConfig>,
-    /// Time between marks under load.
+    /// Time between marks under load, until the configuration server has said otherwise.
     pub mark_interval: Duration,
     /// Most bytes of writes held until they are committed.
     pub budget_bytes: usize,

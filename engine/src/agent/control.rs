@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::papers::save_assignment;
+use super::papers::{MarkPolicy, save_assignment};
 use super::shared::{Phase, Shared, Target};
 use super::status::SessionState;
 use crate::control::client::{SessionEvent, SessionHandle, SessionTimes, session};
 use crate::control::link::Connect;
 use crate::control::messages::{
-    AgentReport, Assignment, CONTROL_VERSION, DiskReport, DiskState, FromMember, Hello, Severity, ToMember,
+    AgentReport, Assignment, CONTROL_VERSION, DiskReport, DiskState, FromMember, Hello, Severity, ToMember, Welcome,
 };
 use crate::record::{DiskInfo, GapReason};
 
@@ -82,8 +82,9 @@ async fn converse(shared: &Shared, handle: &SessionHandle, mut events: mpsc::Rec
 
 fn take(shared: &Shared, handle: &SessionHandle, event: SessionEvent) {
     match event {
-        SessionEvent::Connected { address, .. } => {
+        SessionEvent::Connected { address, welcome } => {
             slog::info!(shared.events.logger(), "the configuration server answers"; "address" => address);
+            follow(shared, &welcome);
             let _ = handle.say(FromMember::Where);
             tell(shared, handle);
         }
@@ -94,11 +95,31 @@ fn take(shared: &Shared, handle: &SessionHandle, event: SessionEvent) {
         SessionEvent::Message(ToMember::Assigned(assignment) | ToMember::Redirect(assignment)) => {
             assigned(shared, &assignment);
         }
+        SessionEvent::Message(ToMember::Welcome(welcome)) => follow(shared, &welcome),
         SessionEvent::Message(ToMember::NotProtected(not)) => {
             let mut standing = shared.standing.lock();
             standing.last_error = Some(not.text);
         }
         SessionEvent::Message(_) => {}
+    }
+}
+
+/// The policy is the configuration server's: what it says counts from now on, and at the next start until it says more.
+fn follow(shared: &Shared, welcome: &Welcome) {
+    let wanted = MarkPolicy { mark_interval_ms: welcome.mark_interval_ms };
+    let interval = wanted.interval();
+    let before = {
+        let mut splitter = shared.tap.splitter();
+        let before = splitter.mark_interval();
+        splitter.set_mark_interval(interval);
+        before
+    };
+    if before != interval {
+        slog::info!(shared.events.logger(), "the time between marks is another one from now on";
+            "before_ms" => before.as_millis() as u64, "now_ms" => interval.as_millis() as u64);
+    }
+    if let Err(error) = wanted.save(&shared.config.state_dir) {
+        slog::warn!(shared.events.logger(), "the policy cannot be written down"; "error" => %error);
     }
 }
 

@@ -57,6 +57,7 @@ use crate::ids::{Epoch, IncarnationId, Lsn};
 use crate::nbd::{NbdServer, ServerOptions};
 use crate::vault::crypto::DataKey;
 use disks::{OpenDisk, ReadyDisk};
+use papers::MarkPolicy;
 use seen::Seen;
 use shared::{DiskFacts, Phase, Shared, Standing};
 use state::{AgentState, Remembered, StateFile};
@@ -145,7 +146,9 @@ impl Prepared {
 
     /// Begins a life: exports are up on return.
     pub fn start(self, papers: Papers, network: Network) -> Result<Agent, AgentError> {
-        let Self { config, disks, lock, logger } = self;
+        let Self { mut config, disks, lock, logger } = self;
+        // What the configuration server last said comes before what the agent was started with.
+        config.mark_interval = MarkPolicy::load(&config.state_dir).map_or(config.mark_interval, |said| said.interval());
         let state_path = config.file("agent.state");
         let failed = |doing| {
             let path = state_path.clone();

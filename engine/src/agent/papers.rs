@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   identity.key     private key and certificate request, written before the agent asks to be enrolled
-//!   identity.json    what the configuration server answered; `assignment.json` beside it: who owned the log last
+//!   identity.json    what the configuration server answered; beside it `assignment.json`: who owned the log last, and
+//!                    `policy.json`: how often a mark was last wanted
 //! ```
 //!
 //! Crash story: enrolment that was cut off is asked for again with the same key, and gets the same identity.
@@ -28,6 +29,7 @@ use crate::transport::tls::TlsFault;
 const KEY_FILE: &str = "identity.key";
 const PAPERS_FILE: &str = "identity.json";
 const ASSIGNMENT_FILE: &str = "assignment.json";
+const POLICY_FILE: &str = "policy.json";
 /// Longest that an enrolment may take at one address.
 const ENROL_WITHIN: Duration = Duration::from_secs(15);
 
@@ -186,4 +188,28 @@ pub fn load_assignment(state_dir: &Path) -> Option<Assignment> {
 /// Remembers it.
 pub fn save_assignment(state_dir: &Path, assignment: &Assignment) -> Result<(), PapersError> {
     save(&state_dir.join(ASSIGNMENT_FILE), assignment)
+}
+
+/// How often a mark is wanted, as the configuration server last said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MarkPolicy {
+    pub(super) mark_interval_ms: u64,
+}
+
+impl MarkPolicy {
+    /// What was last said; `None`: nothing yet.
+    pub(super) fn load(state_dir: &Path) -> Option<Self> {
+        let text = std::fs::read(state_dir.join(POLICY_FILE)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Remembers it, where it is news.
+    pub(super) fn save(&self, state_dir: &Path) -> Result<(), PapersError> {
+        if Self::load(state_dir) == Some(*self) { Ok(()) } else { save(&state_dir.join(POLICY_FILE), self) }
+    }
+
+    /// As time; what no server should say is taken for the nearest that it may.
+    pub(super) fn interval(&self) -> Duration {
+        Duration::from_millis(self.mark_interval_ms.clamp(100, 3_600_000))
+    }
 }

@@ -61,6 +61,18 @@ impl Splitter {
         self.mark_if_due(now, wall, chance)
     }
 
+    /// Time between marks under load.
+    pub fn mark_interval(&self) -> Duration {
+        self.config.mark_interval
+    }
+
+    /// Marks come so far apart from now on, counted from the last one.
+    pub fn set_mark_interval(&mut self, interval: Duration) {
+        let last = self.marks.not_before.saturating_sub(self.config.mark_interval);
+        self.marks.not_before = last + interval;
+        self.config.mark_interval = interval;
+    }
+
     /// Takes a mark here and now.
     pub fn mark(&mut self, mark: Mark, now: Duration) -> Moved {
         let lsn = self.window.record(Record::Mark(mark));

@@ -189,9 +189,7 @@ impl SessionDriver {
             Err(_) => return Over::Lost(silent(address, self.times.connect_within)),
         };
         backoff.reset();
-        if !welcome.control_addresses.is_empty() {
-            self.addresses.send_replace(welcome.control_addresses.clone());
-        }
+        self.follow(&welcome);
         while self.outbound.try_recv().is_ok() {}
         self.open.send_replace(true);
         let connected = SessionEvent::Connected { address: address.into(), welcome };
@@ -201,6 +199,12 @@ impl SessionDriver {
         };
         self.open.send_replace(false);
         over
+    }
+
+    fn follow(&self, welcome: &Welcome) {
+        if !welcome.control_addresses.is_empty() {
+            self.addresses.send_replace(welcome.control_addresses.clone());
+        }
     }
 
     async fn open(&mut self, address: &str) -> Result<(Box<dyn Link>, Welcome), LinkError> {
@@ -254,10 +258,15 @@ impl SessionDriver {
         match heard {
             Ok(Some(ToMember::Pong)) => None,
             Ok(Some(ToMember::Refused(refusal))) => Some(Over::Lost(LinkError::Refused(refusal))),
-            Ok(Some(message)) => match self.events.send(SessionEvent::Message(message)).await {
-                Ok(()) => None,
-                Err(_) => Some(Over::Done),
-            },
+            Ok(Some(message)) => {
+                if let ToMember::Welcome(welcome) = &message {
+                    self.follow(welcome);
+                }
+                match self.events.send(SessionEvent::Message(message)).await {
+                    Ok(()) => None,
+                    Err(_) => Some(Over::Done),
+                }
+            }
             Ok(None) => Some(Over::Lost(LinkError::Broken("the server closed the connection".into()))),
             Err(error) => Some(Over::Lost(error)),
         }

@@ -11,7 +11,7 @@ use farshore_engine::ids::{MachineId, ProcessServerId};
 use farshore_engine::transport::identity::certificate_from_pem;
 use farshore_engine::transport::tls::client_config;
 use farshore_engine::transport::{Peers, TlsFault, Trust};
-use reqwest::{RequestBuilder, Url};
+use reqwest::{RequestBuilder, Response, Url};
 use serde_json::{Value, json};
 
 use super::CtlArgs;
@@ -22,6 +22,8 @@ use crate::exit::{ExitKind, Failure};
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Time for an answer. The longest that the API takes is 35 s, for a point that is served.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Time after which a stream is opened anew.
+const STREAM_WITHIN: Duration = Duration::from_secs(24 * 3600);
 /// Items in a part of a list: the most that the API gives.
 const PART: usize = 500;
 
@@ -144,6 +146,31 @@ impl Client {
     /// One item.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         self.send(self.http.get(self.url(path)?)).await
+    }
+
+    /// What is no JSON, as it is.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Failure> {
+        let answer = self.open(self.http.get(self.url(path)?)).await?;
+        answer.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// An answer that does not end: the caller reads it. It goes on behind `last` where that can be.
+    pub(super) async fn stream(&self, path: &str, last: Option<&str>) -> Result<Response, Failure> {
+        let mut request = self.http.get(self.url(path)?).timeout(STREAM_WITHIN);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        self.open(request).await
+    }
+
+    /// An answer whose body is not read yet.
+    async fn open(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let answer = request.bearer_auth(&self.token).send().await.map_err(|error| self.unreachable(&error))?;
+        let status = answer.status().as_u16();
+        if status < 300 {
+            return Ok(answer);
+        }
+        Err(refused(status, &answer.json().await.unwrap_or_default()))
     }
 
     /// Makes something, or begins it.

@@ -88,6 +88,30 @@ pub(super) const TOKENS: &[Column] = &[
 /// Events.
 pub(super) const EVENTS: &[Column] = &[("AT", "/at"), ("SEVERITY", "/severity"), ("CODE", "/code"), ("TEXT", "/text")];
 
+/// Webhooks.
+pub(super) const WEBHOOKS: &[Column] = &[
+    ("ID", "/id"),
+    ("LABEL", "/label"),
+    ("STATE", "/state"),
+    ("PENDING", "/pending"),
+    ("DROPPED", "/dropped"),
+    ("TROUBLE", "/last_delivery/trouble"),
+    ("URL", "/url"),
+];
+/// What a webhook was told.
+pub(super) const DELIVERIES: &[Column] = &[
+    ("ID", "/id"),
+    ("AT", "/at"),
+    ("EVENT", "/event"),
+    ("STATE", "/state"),
+    ("ATTEMPTS", "/attempts"),
+    ("NEXT AT", "/next_attempt_at"),
+    ("OF", "/health/name"),
+    ("LEVEL", "/health/level"),
+    ("CODE", "/health/code"),
+    ("TROUBLE", "/trouble"),
+];
+
 /// A job's progress on a terminal's standard error; silent elsewhere.
 #[derive(Default)]
 pub(super) struct Bar(Cell<bool>);

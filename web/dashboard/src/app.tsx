@@ -10,12 +10,14 @@ import { DialogHost } from './ui/dialog';
 import { Icon, Logo, type IconName } from './ui/icon';
 import { Toasts } from './ui/toast';
 import { Access } from './views/access';
+import { Audit } from './views/audit';
 import { Events, Jobs } from './views/journal';
 import { Login } from './views/login';
 import { Machine } from './views/machine';
 import { Machines } from './views/machines';
 import { Overview } from './views/overview';
 import { Servers } from './views/servers';
+import { Webhooks } from './views/webhooks';
 
 const MACHINE_FILTERS = ['attention', 'protected'];
 
@@ -32,8 +34,12 @@ function View() {
       return <Jobs />;
     case 'events':
       return <Events />;
+    case 'webhooks':
+      return <Webhooks />;
     case 'access':
       return <Access />;
+    case 'audit':
+      return <Audit />;
     default:
       return (
         <div class="view">
@@ -60,7 +66,11 @@ function Navigation() {
     { room: 'jobs', label: 'Jobs', icon: 'jobs', badge: runningJobs.value.length },
     { room: 'events', label: 'Events', icon: 'events' },
   ];
-  if (mayAdmin.value) places.push({ room: 'access', label: 'Access', icon: 'access' });
+  if (mayAdmin.value) {
+    places.push({ room: 'webhooks', label: 'Webhooks', icon: 'webhook' });
+    places.push({ room: 'access', label: 'Access', icon: 'access' });
+    places.push({ room: 'audit', label: 'Audit', icon: 'audit' });
+  }
   return (
     <nav class="nav" aria-label="Main">
       {places.map(({ room, label, icon, badge = 0 }) => (

@@ -40,19 +40,25 @@ pub struct SubjectBody {
     pub id: Option<String>,
 }
 
-impl From<EventRecord> for EventBody {
-    fn from(event: EventRecord) -> Self {
-        let (kind, id) = match event.subject {
+impl From<Subject> for SubjectBody {
+    fn from(subject: Subject) -> Self {
+        let (kind, id) = match subject {
             Subject::Installation => ("installation", None),
             Subject::Machine(id) => ("machine", Some(id.to_string())),
             Subject::ProcessServer(id) => ("process_server", Some(id.to_string())),
         };
+        Self { kind: kind.to_owned(), id }
+    }
+}
+
+impl From<EventRecord> for EventBody {
+    fn from(event: EventRecord) -> Self {
         Self {
             id: event.id.to_string(),
             at: show::time(event.at),
             severity: show::severity_name(event.severity),
             code: event.code,
-            subject: SubjectBody { kind: kind.to_owned(), id },
+            subject: event.subject.into(),
             text: event.text,
         }
     }

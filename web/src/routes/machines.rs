@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::{Operator, Viewer};
 use crate::board::Board;
-use crate::page::{LIMIT_MAX, Page, PageQuery};
+use crate::page::{Page, PageQuery};
 use crate::problem::{Problem, RequestFault};
 use crate::routes::jobs::{JobBody, accepted, location};
 use crate::routes::overview::RatesBody;
@@ -203,16 +203,7 @@ pub(crate) fn resolve(plane: &ControlPlane, text: &str) -> Result<MachineId, Pro
     if let Ok(id) = text.parse() {
         return Ok(plane.machine(id)?.id);
     }
-    let mut found = Vec::new();
-    let mut after = None;
-    loop {
-        let page = plane.machines(after, LIMIT_MAX, false);
-        after = page.items.last().map(|machine| machine.id);
-        found.extend(page.items.into_iter().filter(|machine| machine.name == text).map(|machine| machine.id));
-        if page.next.is_none() {
-            break;
-        }
-    }
+    let found = plane.machines_named(text);
     match found[..] {
         [id] => Ok(id),
         [] => Err(Fault::new(FaultCode::MachineUnknown, format!("machine '{text}'")).into()),
@@ -257,8 +248,12 @@ pub struct PolicyBody {
     pub rpo_warning_seconds: u64,
     /// RPO from which it is critical.
     pub rpo_critical_seconds: u64,
-    /// These are the machine's own; otherwise the installation's.
+    /// Time between recovery points under load.
+    pub mark_interval_ms: u64,
+    /// Some of these are the machine's own; otherwise all are the installation's.
     pub own: bool,
+    /// What the machine's own policy says; what is null there is the installation's.
+    pub wanted: PolicyEdit,
     /// `all`: all points are kept.
     pub points_kept: &'static str,
 }
@@ -267,7 +262,13 @@ fn policy(view: &MachineView) -> PolicyBody {
     PolicyBody {
         rpo_warning_seconds: view.limits.warning.as_secs(),
         rpo_critical_seconds: view.limits.critical.as_secs(),
+        mark_interval_ms: view.mark_interval.as_millis() as u64,
         own: view.policy != MachinePolicy::default(),
+        wanted: PolicyEdit {
+            rpo_warning_seconds: view.policy.rpo_warning_seconds,
+            rpo_critical_seconds: view.policy.rpo_critical_seconds,
+            mark_interval_ms: view.policy.mark_interval_ms,
+        },
         points_kept: "all",
     }
 }
@@ -287,13 +288,15 @@ pub struct MachineEdit {
 }
 
 /// What is wanted of a machine's protection; what is not named is the installation's.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyEdit {
     /// RPO from which it is in warning, 1 to 86400 seconds.
     pub rpo_warning_seconds: Option<u64>,
     /// RPO from which it is critical, 1 to 86400 seconds.
     pub rpo_critical_seconds: Option<u64>,
+    /// Time between recovery points under load, 100 to 3600000 milliseconds. Its agent follows at once, or when it is back.
+    pub mark_interval_ms: Option<u64>,
 }
 
 /// Changes a machine's label and policy. `If-Match` names the version that the caller saw.
@@ -321,6 +324,7 @@ pub(crate) async fn edit_machine(
     let policy = policy.map(|policy| MachinePolicy {
         rpo_warning_seconds: policy.rpo_warning_seconds,
         rpo_critical_seconds: policy.rpo_critical_seconds,
+        mark_interval_ms: policy.mark_interval_ms,
     });
     api.plane.edit_machine(&caller, id, revision, name, policy).await?;
     shown(&api, id)

@@ -14,6 +14,7 @@ pub mod session;
 pub mod stream;
 pub mod system;
 pub mod tokens;
+pub mod webhooks;
 
 use actix_web::web;
 use utoipa::OpenApi;
@@ -75,6 +76,12 @@ routes! {
     tokens::list_api_tokens,
     tokens::create_api_token,
     tokens::revoke_api_token,
+    webhooks::list_webhooks,
+    webhooks::get_webhook,
+    webhooks::create_webhook,
+    webhooks::delete_webhook,
+    webhooks::test_webhook,
+    webhooks::list_deliveries,
     session::begin_session,
     session::get_session,
     session::end_session,

@@ -139,9 +139,10 @@ fn quoted(word: &str) -> String {
 impl JoinTicketBody {
     /// A ticket with the command that uses it.
     fn of(ticket: JoinTicket, name: Option<&str>, disks: &[String]) -> Self {
-        let server = ticket.control_addresses.first().cloned().unwrap_or_default();
+        let servers: Vec<String> = ticket.control_addresses.iter().map(|at| format!("--server {at}")).collect();
+        let servers = servers.join(" ");
         let (fingerprint, token) = (&ticket.authority_fingerprint, &*ticket.token);
-        let trust = format!("--server {server} --ca-fingerprint {fingerprint} --token {token}");
+        let trust = format!("{servers} --ca-fingerprint {fingerprint} --token {token}");
         let name = name.map(|name| format!(" --name {}", quoted(name))).unwrap_or_default();
         let disks: String = disks.iter().map(|disk| format!(" --disk {}", quoted(disk))).collect();
         let command = match ticket.role {
@@ -249,7 +250,10 @@ fn secret<S: Serializer>(text: &Zeroizing<String>, serializer: S) -> Result<S::O
     serializer.serialize_str(text)
 }
 
-fn secret_if_there<S: Serializer>(text: &Option<Zeroizing<String>>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn secret_if_there<S: Serializer>(
+    text: &Option<Zeroizing<String>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     text.as_ref().map(|text| text.as_str()).serialize(serializer)
 }
 

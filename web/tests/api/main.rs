@@ -8,3 +8,4 @@ mod machines;
 mod protection;
 mod refusals;
 mod rig;
+mod webhooks;

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use farshore_actors::control::config_server_link::{DataPort, LinkSpec, RunningLink};
 use farshore_actors::control::control_room::ControlPolicy;
 use farshore_actors::control::membership::{JoinTicketIn, Membership};
-use farshore_actors::control::server::{ConfigServer, ConfigServerConfig};
+use farshore_actors::control::server::{ConfigServer, ConfigServerConfig, StartError};
+use farshore_actors::control::state::StateError;
 use farshore_actors::supervise::{Chaos, wall_clock};
 use farshore_engine::control::client::enrol;
 use farshore_engine::control::messages::*;
@@ -71,7 +72,18 @@ impl Site {
 
     /// An installation whose API speaks HTTPS, or plain HTTP.
     pub(crate) async fn start_with(secure: bool) -> Self {
-        let dir = tempfile::tempdir().expect("temp dir");
+        Self::start_in(tempfile::tempdir().expect("temp dir"), secure).await
+    }
+
+    /// Stops it, and starts it again over what it remembers.
+    pub(crate) async fn start_again(self) -> Self {
+        let Self { dir, control, web, .. } = self;
+        web.stop().await;
+        control.stop(Duration::from_secs(10)).await;
+        Self::start_in(dir, false).await
+    }
+
+    async fn start_in(dir: TempDir, secure: bool) -> Self {
         let vault = FolderStore::open(&dir.path().join("vault"), tokio::runtime::Handle::current()).expect("a folder");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = ConfigServerConfig {
@@ -94,7 +106,17 @@ impl Site {
             chaos: Arc::new(Chaos::new(false)),
             log: log(),
         };
-        let control = ConfigServer::start(config).await.expect("the configuration server starts");
+        let begun = tokio::time::Instant::now();
+        let control = loop {
+            match ConfigServer::start(config.clone()).await {
+                Ok(control) => break control,
+                // The store's thread lets go of its lock just after a stop.
+                Err(StartError::State(StateError::InUse { .. })) if begun.elapsed() < WITHIN => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => panic!("the configuration server starts: {error}"),
+            }
+        };
         let tls = secure.then(|| control.management_tls());
         let web = Server::start(ServerConfig { listen: any, tls }, control.plane(), log()).expect("the API starts");
         let admin = std::fs::read_to_string(control.admin_token_file()).expect("the first admin's token");

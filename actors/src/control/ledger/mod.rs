@@ -17,6 +17,7 @@ pub mod protection;
 pub mod records;
 pub mod serve;
 pub mod tokens;
+pub mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,7 @@ use self::records::{
     ApiToken, AssignmentRecord, AuditRecord, Counters, EventId, EventRecord, Installation, JobRecord, JobState,
     JoinToken, Machine, MachineDisk, ProcessServer, Record, ServeId, Served, ServedExport, Subject,
 };
+use self::webhooks::{Delivery, DeliveryId, Told, Webhook, WebhookId};
 use super::fault::{Fault, FaultCode};
 use super::state::{Batch, Change, Contents};
 
@@ -121,6 +123,12 @@ pub struct Ledger {
     pub exports: Table<ServedExport>,
     /// Changes that were asked for, the newest ones.
     pub audit: Table<AuditRecord>,
+    /// Who is told of changes of health.
+    pub webhooks: Table<Webhook>,
+    /// What they are told, the newest ones.
+    pub deliveries: Table<Delivery>,
+    /// What they were told is not normal.
+    pub told: Table<Told>,
     /// Keys of jobs that are not over: they are looked at far more often than jobs change.
     running: BTreeSet<String>,
 }
@@ -173,6 +181,9 @@ impl Ledger {
             Served::TABLE => self.served.set(row, value),
             AuditRecord::TABLE => self.audit.set(row, value),
             ServedExport::TABLE => self.exports.set(row, value),
+            Webhook::TABLE => self.webhooks.set(row, value),
+            Delivery::TABLE => self.deliveries.set(row, value),
+            Told::TABLE => self.told.set(row, value),
             _ => return Err(bad("its table is not known".into())),
         };
         done.map_err(|error| bad(error.to_string()))
@@ -205,6 +216,13 @@ impl Ledger {
         let from = ServedExport::key_text(&(serve, DiskNo(0)));
         let to = ServedExport::key_text(&(serve, DiskNo(u16::MAX)));
         self.exports.rows.range(from..=to).map(|(_, export)| export)
+    }
+
+    /// What a webhook was told and will be, the oldest first.
+    pub fn deliveries_of(&self, webhook: WebhookId) -> impl DoubleEndedIterator<Item = &Delivery> {
+        let from = Delivery::key_text(&(webhook, DeliveryId(0)));
+        let to = Delivery::key_text(&(webhook, DeliveryId(u64::MAX)));
+        self.deliveries.rows.range(from..=to).map(|(_, delivery)| delivery)
     }
 
     /// Jobs that are not over.

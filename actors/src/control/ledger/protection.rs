@@ -4,6 +4,8 @@
 //! hear of no owner, and no protect job begins. Writes meanwhile stay hot on the machine; resuming gives the log a new
 //! owner, and the scanner brings what is hot.
 
+use std::ops::RangeInclusive;
+
 use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::MachineId;
 
@@ -14,6 +16,9 @@ use crate::control::fault::{Fault, FaultCode};
 
 /// Longest RPO that can be wanted, in seconds: a day.
 const RPO_SECONDS_MAX: u64 = 86_400;
+
+/// Mark intervals that can be wanted, in milliseconds: as the settings take them.
+const MARK_INTERVAL_MS: RangeInclusive<u64> = 100..=3_600_000;
 
 /// Pauses a machine's protection.
 pub struct PauseMachine {
@@ -105,7 +110,10 @@ impl Decision for EditMachine {
 
 fn check_policy(policy: &MachinePolicy) -> Result<(), Fault> {
     let invalid = |detail: &str| Err(Fault::new(FaultCode::InvalidValue, detail));
-    let MachinePolicy { rpo_warning_seconds: warning, rpo_critical_seconds: critical } = *policy;
+    let MachinePolicy { rpo_warning_seconds: warning, rpo_critical_seconds: critical, mark_interval_ms } = *policy;
+    if mark_interval_ms.is_some_and(|ms| !MARK_INTERVAL_MS.contains(&ms)) {
+        return invalid("a mark interval lies in 100 to 3600000 milliseconds");
+    }
     if [warning, critical].into_iter().flatten().any(|seconds| !(1..=RPO_SECONDS_MAX).contains(&seconds)) {
         return invalid("an RPO lies in 1 to 86400 seconds");
     }

@@ -6,7 +6,7 @@
 //!   machine/<id>                  disk/<machine>-<no>            assignment/<machine>
 //!   process-server/<id>           join-token/<id>                api-token/<id>
 //!   job/<n>                       event/<n>                      served/<n>        export/<served>-<no>
-//!   audit/<n>
+//!   audit/<n>                     webhook/<n>                    delivery/<webhook>-<n>            told/<subject>
 //! ```
 //!
 //! Fields may be added with `#[serde(default)]`; none changes its meaning.
@@ -49,6 +49,8 @@ macro_rules! record {
     };
 }
 
+pub(super) use record;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -63,6 +65,8 @@ macro_rules! number {
         }
     };
 }
+
+pub(super) use number;
 
 number! {
     /// One job.
@@ -109,6 +113,12 @@ pub struct Counters {
     /// The last entry of the audit log.
     #[serde(default)]
     pub audit: u64,
+    /// The last webhook.
+    #[serde(default)]
+    pub webhook: u64,
+    /// The last delivery to a webhook.
+    #[serde(default)]
+    pub delivery: u64,
 }
 record!(Counters, "counters", (), _this => (), _key => "-".into());
 
@@ -121,6 +131,9 @@ pub struct MachinePolicy {
     /// RPO in seconds from which it is critical.
     #[serde(default)]
     pub rpo_critical_seconds: Option<u64>,
+    /// Time between marks under load, in milliseconds.
+    #[serde(default)]
+    pub mark_interval_ms: Option<u64>,
 }
 
 /// A protected machine.

@@ -1,3 +1,5 @@
+mod webhooks;
+
 use std::time::Duration;
 
 use farshore_engine::control::messages::{MemberRole, PointSelector};

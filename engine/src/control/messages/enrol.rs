@@ -97,7 +97,7 @@ pub struct Hello {
     pub disks: Vec<DiskInfo>,
 }
 
-/// The session is open.
+/// The session is open. Said again in it when something of this changes; who does not know that ignores it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// Where to reach the configuration server from now on (`host:port`).

@@ -73,7 +73,7 @@ pub enum FromMember {
 pub enum ToMember {
     /// The member exists from now on, and this is its certificate.
     Enrolled(Enrolled),
-    /// The session is open.
+    /// The session is open; or, later in it: this is so from now on.
     Welcome(Welcome),
     /// No, and why. The connection closes after it.
     Refused(Refusal),

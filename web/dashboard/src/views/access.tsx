@@ -1,22 +1,17 @@
 /** Who may join and who may call: tokens, without their texts, which are shown once. */
 import type { ComponentChildren } from 'preact';
-import { useEffect, useState } from 'preact/hooks';
-import { all, post, remove } from '../api/client';
+import { useState } from 'preact/hooks';
+import { post, remove } from '../api/client';
 import type { ApiToken, JoinToken, Role } from '../api/types';
 import { ago, full, words } from '../format';
+import { useList } from '../live/list';
 import { now } from '../live/store';
 import { Button, Card, Empty, ViewHead } from '../ui/bits';
 import { CopyField } from '../ui/copy';
 import { closeDialog, DialogForm, showDialog } from '../ui/dialog';
-import { tell, tellTrouble } from '../ui/toast';
+import { ListTrouble } from '../ui/list-trouble';
+import { tell } from '../ui/toast';
 import { showJoin } from './join';
-
-function useList<T>(path: string): { items: T[] | null; load: () => void } {
-  const [items, setItems] = useState<T[] | null>(null);
-  const load = () => void all<T>(path).then(setItems, tellTrouble);
-  useEffect(load, [path]);
-  return { items, load };
-}
 
 function NewApiToken({ made }: { made: () => void }) {
   const [label, setLabel] = useState('');
@@ -95,7 +90,7 @@ export function Access() {
       <ViewHead title="Access" sub="Who may call the API, and who may join." />
       <div class="columns even">
         <Card title="Join" aside={<><Button small icon="plus" onClick={() => showJoin('machine')}>Machine</Button><Button small icon="plus" onClick={() => showJoin('process-server')}>Process server</Button></>} flush>
-          {join.items === null ? <div class="skeleton-list" /> : join.items.length === 0 ? (
+          {join.items === null ? (join.trouble === null ? <div class="skeleton-list" /> : <ListTrouble text={join.trouble} again={join.load} />) : join.items.length === 0 ? (
             <Empty icon="access" title="No join token">Make one to let a machine or a process server in.</Empty>
           ) : (
             <ul class="list">
@@ -111,7 +106,7 @@ export function Access() {
           )}
         </Card>
         <Card title="API tokens" aside={<Button small icon="plus" onClick={() => showDialog(<NewApiToken made={api.load} />)}>New</Button>} flush>
-          {api.items === null ? <div class="skeleton-list" /> : (
+          {api.items === null ? (api.trouble === null ? <div class="skeleton-list" /> : <ListTrouble text={api.trouble} again={api.load} />) : (
             <ul class="list">
               {api.items.map((token) => (
                 <TokenItem

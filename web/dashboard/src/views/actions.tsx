@@ -174,24 +174,27 @@ export async function resume(machine: Machine): Promise<void> {
   tell('Replication goes on', `What ${machine.name} wrote meanwhile is sent now.`);
 }
 
-/** A whole number of seconds, or nothing: then the installation's own holds. */
-const seconds = (text: string): number | null => (text.trim() === '' ? null : Number(text));
+/** A whole number, or nothing: then the installation's own holds. */
+const whole = (text: string): number | null => (text.trim() === '' ? null : Number(text));
 
 function EditDialog({ machine }: { machine: Machine }) {
   const { policy } = machine;
-  const own = (value: number) => (policy.own ? String(value) : '');
+  const { wanted } = policy;
+  const own = (value: number | null | undefined) => (value == null ? '' : String(value));
   const [name, setName] = useState(machine.name);
-  const [warning, setWarning] = useState(own(policy.rpo_warning_seconds));
-  const [critical, setCritical] = useState(own(policy.rpo_critical_seconds));
+  const [warning, setWarning] = useState(own(wanted.rpo_warning_seconds));
+  const [critical, setCritical] = useState(own(wanted.rpo_critical_seconds));
+  const [marks, setMarks] = useState(own(wanted.mark_interval_ms));
   const act = async () => {
-    const wanted = { rpo_warning_seconds: seconds(warning), rpo_critical_seconds: seconds(critical) };
-    await edit(`machines/${machine.id}`, machine.etag, { name, policy: wanted });
+    const next = { rpo_warning_seconds: whole(warning), rpo_critical_seconds: whole(critical), mark_interval_ms: whole(marks) };
+    await edit(`machines/${machine.id}`, machine.etag, { name, policy: next });
     tell('Saved', name);
   };
-  const limit = (label: string, value: string, set: (text: string) => void, otherwise: number) => (
+  // What holds now is the installation's where the machine has none of its own.
+  const limit = (label: string, value: string, set: (text: string) => void, own: number | null | undefined, holds: number, [min, max]: [number, number]) => (
     <label class="labelled">
       {label}
-      <input class="field" type="number" min={1} max={86_400} step={1} placeholder={policy.own ? 'as the installation has it' : String(otherwise)} value={value} onInput={(event) => set(event.currentTarget.value)} />
+      <input class="field" type="number" min={min} max={max} step={1} placeholder={own == null ? String(holds) : 'as the installation has it'} value={value} onInput={(event) => set(event.currentTarget.value)} />
     </label>
   );
   return (
@@ -200,8 +203,9 @@ function EditDialog({ machine }: { machine: Machine }) {
         Name
         <input class="field" required maxLength={100} value={name} onInput={(event) => setName(event.currentTarget.value)} />
       </label>
-      {limit('RPO that is a warning, in seconds', warning, setWarning, policy.rpo_warning_seconds)}
-      {limit('RPO that is critical, in seconds', critical, setCritical, policy.rpo_critical_seconds)}
+      {limit('RPO that is a warning, in seconds', warning, setWarning, wanted.rpo_warning_seconds, policy.rpo_warning_seconds, [1, 86_400])}
+      {limit('RPO that is critical, in seconds', critical, setCritical, wanted.rpo_critical_seconds, policy.rpo_critical_seconds, [1, 86_400])}
+      {limit('Time between recovery points under load, in milliseconds', marks, setMarks, wanted.mark_interval_ms, policy.mark_interval_ms, [100, 3_600_000])}
       <p class="quiet">Empty: as the installation has it. All recovery points are kept.</p>
     </DialogForm>
   );
