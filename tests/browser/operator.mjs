@@ -19,6 +19,8 @@ await signInByToken();
 await signInByLink();
 await nothingIsProtected();
 await everyView();
+await somebodyIsTold();
+await thePolicyChanges();
 await rpoRisesAndFalls();
 await nothingMoves();
 await testFailover();
@@ -89,7 +91,7 @@ async function everyView() {
   await look(page, 'machines');
   await keys();
   await look(page, 'machine');
-  for (const [name, file] of [['Process servers', 'process-servers'], ['Jobs', 'jobs'], ['Events', 'events'], ['Access', 'access']]) {
+  for (const [name, file] of [['Process servers', 'process-servers'], ['Jobs', 'jobs'], ['Events', 'events'], ['Webhooks', 'webhooks'], ['Access', 'access'], ['Audit', 'audit']]) {
     await place(name);
     await page.getByRole('heading', { name, level: 1 }).waitFor();
     await look(page, file);
@@ -110,6 +112,35 @@ async function keys() {
     await page.keyboard.press('ArrowLeft');
     return (await slider.getAttribute('aria-valuetext')) !== before || before;
   });
+}
+
+/** A webhook whose receiver is not there: its secret is shown once, and what becomes of a test is seen. */
+async function somebodyIsTold() {
+  await place('Webhooks');
+  await button('New webhook').click();
+  await page.getByLabel('Name').fill('on-call pager');
+  await page.getByLabel('Address').fill('http://127.0.0.1:9/farshore');
+  await look(page, 'webhook-new');
+  await dialogButton('Make it').click();
+  await page.getByLabel('secret', { exact: true }).waitFor();
+  await look(page, 'webhook-secret');
+  await dialogButton('Done').click();
+  await button('Send a test').click();
+  await page.locator('.state').getByText('Retrying').first().waitFor();
+  await look(page, 'webhook-retrying');
+  await button('Delete').click();
+  await dialogButton('Delete').click();
+  await page.getByText('Nobody is told').waitFor();
+}
+
+async function thePolicyChanges() {
+  await place('Machines');
+  await page.getByRole('link', { name: machine }).click();
+  await button('Edit').click();
+  await page.getByLabel('Time between recovery points under load').fill('2000');
+  await look(page, 'machine-edit');
+  await dialogButton('Save').click();
+  await page.getByText('every 2.0').waitFor();
 }
 
 async function rpo() {
