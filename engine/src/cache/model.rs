@@ -107,6 +107,11 @@ impl ModelDisk {
         }
     }
 
+    /// What was not synced cannot be written back, and nobody is told: it is there until the power goes, whatever is synced.
+    pub fn lose_pending(&self) {
+        self.0.lock().inodes.values_mut().for_each(|inode| inode.lost |= !inode.pending.is_empty());
+    }
+
     /// The bytes of a file as they are now.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.0.lock();

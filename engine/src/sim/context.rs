@@ -1,4 +1,4 @@
-//! What everything in a run shares: virtual time, chance, the queue of events, the weather, the trace.
+//! What everything in a run shares: virtual time, chance, the queue of events, the troubles, the counters, the trace.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -7,9 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::chance::SeededChance;
-use super::mishaps::KINDS;
+use super::counters::{Counters, Seen};
 use super::mutation::Mutation;
-use crate::ids::{DiskNo, Slot};
+use super::schedule::{Fault, Kind};
+use super::source::Value;
+use crate::capture::SyncNo;
+use crate::ids::{DiskNo, MarkId, Slot};
 use crate::log::Owner;
 use crate::log::committer::Attempt;
 use crate::log::sequencer::{AppendNo, BatchNo};
@@ -26,12 +29,14 @@ pub(super) type LinkNo = u64;
 /// Something that happens at a time.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The agent's script goes on.
-    Script,
-    /// The agent looks at the clock.
-    AgentTick,
-    /// The agent connects.
-    Connect,
+    /// Something for one life of an agent.
+    Machine { machine: usize, life: u64, event: MachineEvent },
+    /// An agent starts, where none is.
+    AgentStart(usize),
+    /// An agent's session looks at the clock.
+    AgentTick(usize),
+    /// An agent connects.
+    Connect(usize),
     /// A message arrives at the agent.
     ToAgent(LinkNo, ServerMessage),
     /// A message arrives at a process server.
@@ -41,19 +46,42 @@ pub(super) enum Event {
     /// Something for one life of a process.
     Process { server: usize, life: u64, event: ProcessEvent },
     /// An object reaches the store, whoever still waits for it.
-    Land { slot: Slot, object: Bytes, by: Owner, waits: Option<(usize, u64, Attempt)> },
+    Land { machine: usize, slot: Slot, object: Bytes, by: Owner, waits: Option<(usize, u64, Attempt)> },
     /// A process server starts again.
     Restart(usize),
     /// Something goes wrong.
-    Mishap,
+    Fault(Fault),
     /// A process server loses power, shortly after it was killed.
     PowerCut(usize),
     /// A process server notices that a link is gone.
     ServerNotices(LinkNo),
     /// A planned move goes on: from a server that releases the log to another, at the latest at a time.
-    Move(usize, usize, Duration),
+    Move { machine: usize, from: usize, to: usize, latest: Duration },
     /// There is room again on a process server's cache disk.
     RoomAgain(usize),
+    /// Storage beside a machine's disks works again.
+    MediumAgain(usize),
+    /// A reader looks at a machine's newest point.
+    Read(usize),
+}
+
+/// Something for one life of an agent.
+#[derive(Debug)]
+pub(super) enum MachineEvent {
+    /// The application goes on.
+    Script,
+    /// A request takes its next step.
+    Request(u64),
+    /// The scanner takes its next step.
+    Scan,
+    /// The clock's thread looks.
+    Clock,
+    /// The cooler's thread looks.
+    Cool,
+    /// A sync of a disk has its answer.
+    Synced(usize, SyncNo, Vec<Value>),
+    /// A mark that was taken before is said to be of now (a defect on purpose).
+    Claim(MarkId),
 }
 
 /// Something for one life of a process.
@@ -65,6 +93,8 @@ pub(super) enum ProcessEvent {
     Sealed(BatchNo, Box<SealedItem>),
     /// A disk's actor died.
     DiskDied(DiskNo),
+    /// The next question of a session for digests can be answered.
+    Compare(LinkNo),
     /// The sync of an append is due.
     Sync(AppendNo),
     /// The clock.
@@ -75,87 +105,49 @@ pub(super) enum ProcessEvent {
     Staged(Attempt, bool),
     /// The store answered a publish; `None`: with an error.
     Published(Attempt, Option<PutOutcome>),
+    /// The store says that it has nothing of what was staged.
+    StagedLost(Attempt),
     /// A slot can be looked at.
     Look(Attempt, Slot),
     /// A pause is over.
     Retry(Attempt),
 }
 
-/// How often what goes wrong, in thousandths; drawn per seed, so that some runs have much of one kind.
+/// A trouble that lasts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Weather {
-    /// A store call fails before it has an effect.
-    pub(super) store_fails: u64,
-    /// A store call has its effect, and its answer is lost.
-    pub(super) answer_lost: u64,
-    /// A publish has its effect long after its answer said that it failed.
-    pub(super) lands_late: u64,
-    /// A write to the cache disk is torn, a sync or a create fails.
-    pub(super) disk_fails: u64,
-    /// A disk actor dies while sealing.
-    pub(super) disk_actor_dies: u64,
-    /// A sync takes at most so long, in microseconds.
-    pub(super) sync_micros_max: u64,
-    /// Weights, in the order of [`super::mishaps::Kind`].
-    pub(super) mishaps: [u64; KINDS],
-}
-
-impl Weather {
-    /// Nothing goes wrong.
-    pub(super) fn calm() -> Self {
-        Self {
-            store_fails: 0,
-            answer_lost: 0,
-            lands_late: 0,
-            disk_fails: 0,
-            disk_actor_dies: 0,
-            sync_micros_max: 4000,
-            mishaps: [0; KINDS],
-        }
-    }
-
-    pub(super) fn draw(chance: &mut SeededChance) -> Self {
-        let mut level = |high: u64| [0, high / 5, high][chance.below(3) as usize];
-        Self {
-            store_fails: level(300),
-            answer_lost: level(300),
-            lands_late: level(200),
-            disk_fails: level(60),
-            disk_actor_dies: level(5),
-            sync_micros_max: 1000 + level(100_000),
-            mishaps: std::array::from_fn(|kind| level(20) + u64::from(kind == 0)),
-        }
-    }
+struct Trouble {
+    until: Duration,
+    strength: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) now: Duration,
     pub(super) chance: SeededChance,
-    pub(super) weather: Weather,
     pub(super) mutation: Option<Mutation>,
     pub(super) trace: Vec<String>,
     queue: BTreeMap<(Duration, u64), Event>,
     drawn: u64,
-    /// Until then the store answers nobody.
-    pub(super) store_away_until: Duration,
+    troubles: BTreeMap<Kind, Trouble>,
+    pub(super) counters: Counters,
+    /// Nothing goes wrong any more, and nothing is written.
+    pub(super) calm: bool,
     /// What was found broken.
     pub(super) broken: Option<String>,
 }
 
 impl Context {
     pub(super) fn new(seed: u64, mutation: Option<Mutation>) -> Self {
-        let mut chance = SeededChance::new(seed);
-        let weather = Weather::draw(&mut chance);
         Self {
             now: Duration::ZERO,
-            chance,
-            weather,
+            chance: SeededChance::new(seed),
             mutation,
             trace: Vec::new(),
             queue: BTreeMap::new(),
             drawn: 0,
-            store_away_until: Duration::ZERO,
+            troubles: BTreeMap::new(),
+            counters: Counters::default(),
+            calm: false,
             broken: None,
         }
     }
@@ -164,9 +156,51 @@ impl Context {
         self.mutation == Some(mutation)
     }
 
+    pub(super) fn seen(&mut self, seen: Seen) {
+        self.counters.count(seen);
+    }
+
+    /// A trouble begins; of two of one kind the later one counts.
+    pub(super) fn trouble(&mut self, fault: &Fault) {
+        let until = self.now + fault.lasts;
+        self.troubles.insert(fault.kind, Trouble { until, strength: fault.strength });
+    }
+
+    /// All troubles are over.
+    pub(super) fn calm_down(&mut self) {
+        self.calm = true;
+        self.troubles.clear();
+    }
+
+    /// Whether a trouble of this kind lasts.
+    pub(super) fn lasts(&self, kind: Kind) -> bool {
+        self.troubles.get(&kind).is_some_and(|trouble| self.now < trouble.until)
+    }
+
+    /// Whether an operation suffers from a trouble of this kind; counted where it does.
+    pub(super) fn suffers(&mut self, kind: Kind, seen: Seen) -> bool {
+        let Some(trouble) = self.troubles.get(&kind).copied().filter(|trouble| self.now < trouble.until) else {
+            return false;
+        };
+        let hit = self.chance.happens(trouble.strength);
+        if hit {
+            self.seen(seen);
+        }
+        hit
+    }
+
     /// Whether a call to the store fails before it has an effect.
     pub(super) fn store_fails(&mut self) -> bool {
-        self.chance.happens(self.weather.store_fails) || self.now < self.store_away_until
+        if self.lasts(Kind::StoreAway) {
+            self.seen(Seen::StoreAway);
+            return true;
+        }
+        self.suffers(Kind::StoreFails, Seen::StoreErrorBefore)
+    }
+
+    /// How long a call to the store takes that would take this long, in microseconds.
+    pub(super) fn store_takes(&mut self, micros: u64) -> u64 {
+        if self.suffers(Kind::StoreSlow, Seen::StoreSlow) { micros * self.chance.between(5, 40) } else { micros }
     }
 
     pub(super) fn at(&mut self, when: Duration, event: Event) {
@@ -178,6 +212,11 @@ impl Context {
     pub(super) fn within(&mut self, from: u64, to: u64, event: Event) {
         let after = self.chance.between(from, to);
         self.at(self.now + Duration::from_micros(after), event);
+    }
+
+    /// Something for a life of an agent, after a time between the bounds, in microseconds.
+    pub(super) fn machine(&mut self, (machine, life): (usize, u64), from: u64, to: u64, event: MachineEvent) {
+        self.within(from, to, Event::Machine { machine, life, event });
     }
 
     pub(super) fn next(&mut self) -> Option<Event> {

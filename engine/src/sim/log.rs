@@ -6,21 +6,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
+use super::replay::{Replay, Truth};
 use crate::ids::{Lsn, MachineId, Slot, TimelineId};
 use crate::log::Owner;
 use crate::log::committer::{Found, Start};
+use crate::protocol::{Digests, Part};
 use crate::vault::crypto::DataKey;
 use crate::vault::layout::ObjectName;
+use crate::vault::read::frame_cache::FrameCache;
+use crate::vault::read::segment_view::LogSource;
 use crate::vault::read::tail::find_tail;
+use crate::vault::read::timeline::TimelineReader;
+use crate::vault::read::volume::{Volume, VolumeLimits};
 use crate::vault::segment::{Control, Footer, FooterDigest, FooterPlace, ObjectKind};
 use crate::vault::state::LogState;
-use crate::vault::store::faulty::{Fault, FaultPlan, FaultyStore, StoreCall};
+use crate::vault::store::faulty::{Aim, Fault, FaultPlan, FaultyStore, StoreCall};
 use crate::vault::store::memory::MemoryStore;
 use crate::vault::store::{ObjectStore, PutOutcome};
 
 #[derive(Debug)]
 pub(super) struct Object {
-    pub(super) bytes: Bytes,
     pub(super) footer: Footer,
 }
 
@@ -43,6 +48,8 @@ pub(super) struct ModelLog {
     pub(super) timeline: TimelineId,
     pub(super) key: DataKey,
     pub(super) slots: Vec<Object>,
+    /// What they say.
+    pub(super) replay: Replay,
     pub(super) store: Arc<FaultyStore>,
     /// Runs the readers; nothing in them waits.
     runtime: Runtime,
@@ -55,11 +62,10 @@ impl std::fmt::Debug for ModelLog {
 }
 
 impl ModelLog {
-    pub(super) fn new(machine: MachineId, timeline: TimelineId, key: DataKey, seed: u64) -> Self {
-        let plan = FaultPlan::none().seeded(seed, vec![(StoreCall::List, 0.5, Fault::StaleList)]);
-        let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), plan));
+    pub(super) fn new(machine: MachineId, timeline: TimelineId, key: DataKey) -> Self {
+        let store = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), FaultPlan::none()));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without a reactor");
-        Self { machine, timeline, key, slots: Vec::new(), store, runtime }
+        Self { machine, timeline, key, slots: Vec::new(), replay: Replay::default(), store, runtime }
     }
 
     /// Runs a reader to its end.
@@ -71,7 +77,7 @@ impl ModelLog {
     ///
     /// # Errors
     /// The invariant that the object breaks.
-    pub(super) fn fill(&mut self, slot: Slot, bytes: &Bytes) -> Result<PutOutcome, String> {
+    pub(super) fn fill(&mut self, slot: Slot, bytes: &Bytes, truth: &Truth<'_>) -> Result<PutOutcome, String> {
         let end = self.slots.len() as u64;
         if slot.0 < end {
             return Ok(PutOutcome::AlreadyExists);
@@ -82,10 +88,16 @@ impl ModelLog {
         let footer = Footer::of_object(&self.key, self.machine, self.timeline, bytes)
             .map_err(|error| format!("slot {slot} does not open: {error}"))?;
         self.check(slot, &footer)?;
+        if footer.control.is_none() {
+            self.replay.take(bytes, &self.key, truth).map_err(|error| format!("slot {slot}: {error}"))?;
+        }
+        if self.replay.state != footer.state {
+            return Err(format!("slot {slot}: the state in its footer is not what the log says"));
+        }
         let name = ObjectName::log(self.machine, self.timeline, slot);
         let put = self.wait(self.store.put_if_absent(&name, "one", bytes.clone()));
         assert!(matches!(put, Ok(PutOutcome::Created)), "the slot was empty");
-        self.slots.push(Object { bytes: bytes.clone(), footer });
+        self.slots.push(Object { footer });
         Ok(PutOutcome::Created)
     }
 
@@ -133,7 +145,10 @@ impl ModelLog {
     ///
     /// # Errors
     /// When the reader does not find what is there.
-    pub(super) fn tail(&self) -> Result<(Start, LogState), String> {
+    pub(super) fn tail(&self, stale_lists: bool) -> Result<(Start, LogState), String> {
+        let plan = FaultPlan::none();
+        let aim = Aim::all(StoreCall::List);
+        self.store.set_plan(if stale_lists { plan.and(aim, Fault::StaleList) } else { plan });
         let found = self.wait(find_tail(&*self.store, self.machine, self.timeline, &self.key, Slot(0)));
         let tail = found.map_err(|error| format!("the log's end is not found: {error}"))?;
         let newest = tail.last_owner.map(|(epoch, writer)| Owner { epoch, writer });
@@ -142,6 +157,17 @@ impl ModelLog {
             return Err(format!("slot {} is taken for the log's end, but that is {}", place.slot, self.place().slot));
         }
         Ok((Start { place, newest }, tail.state))
+    }
+
+    /// The digests of a part as the writes before `at` left it; none where that cannot be read.
+    pub(super) fn digests(&self, part: Part, at: Lsn) -> Option<Digests> {
+        let source = LogSource::new(self.store.clone(), self.machine, self.key.clone());
+        let reader = self.wait(TimelineReader::open(source, self.timeline)).ok()?;
+        let frames = Arc::new(FrameCache::new(1 << 20));
+        let volume = Volume::at(&reader, part.disk, at, frames, VolumeLimits::default()).ok()?;
+        let mut data = vec![0; part.len as usize];
+        self.wait(volume.read(part.offset, &mut data)).ok()?;
+        Some(Digests::of(part, &self.key.digest_key(), &data))
     }
 
     /// Everything up to it is committed.

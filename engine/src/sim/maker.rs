@@ -12,7 +12,6 @@ use crate::record::{DiskInfo, Mark, MarkKind, Record, RecordAt};
 use crate::section::SectionBuilder;
 use crate::vault::crypto::DataKey;
 use crate::vault::segment::{FrameSealer, SealedItem};
-use crate::vault::state::LogState;
 
 /// Size of a block of the made disks, and of every write to them, in bytes.
 pub const BLOCK_BYTES: u64 = 512;
@@ -35,8 +34,6 @@ pub struct Made {
     pub disk: DiskNo,
     /// Where on it, in bytes.
     pub offset: u64,
-    /// The LSN whose contents it brings: its own, or for a block that is read again that of its last writer.
-    pub contents: Lsn,
 }
 
 impl Maker {
@@ -70,21 +67,6 @@ impl Maker {
         self.records(records)
     }
 
-    /// Leaves the LSNs of a beginning free, for [`Maker::beginning`].
-    pub fn skip_beginning(&mut self) {
-        self.next = Lsn(self.next.0 + 1 + u64::from(self.disks));
-    }
-
-    /// The batch with which a life begins behind this log: the disks that the log does not know come along. It covers
-    /// the same LSNs whatever the log is.
-    pub fn beginning(&self, first: Lsn, id: IncarnationId, log: &LogState) -> Batch {
-        let unknown = self.disks().into_iter().filter(|info| !log.disks.contains_key(&info.disk));
-        let records = [Record::Incarnation { id, predecessor: log.incarnation }];
-        let records = records.into_iter().chain(unknown.map(Record::DiskAdded)).enumerate();
-        let records = records.map(|(n, record)| RecordAt { lsn: Lsn(first.0 + n as u64), record }).collect();
-        Batch { first, last: Lsn(first.0 + u64::from(self.disks)), sections: Vec::new(), records }
-    }
-
     /// A batch of one record.
     pub fn record(&mut self, record: Record) -> Batch {
         self.records(vec![record])
@@ -112,21 +94,7 @@ impl Maker {
             .map(|n| {
                 let lsn = Lsn(self.next.0 + n);
                 let disk = DiskNo(chance.below(self.disks.into()) as u16);
-                Made { lsn, disk, offset: chance.below(self.blocks) * BLOCK_BYTES, contents: lsn }
-            })
-            .collect();
-        (self.batch(&made), made)
-    }
-
-    /// A batch that brings blocks again: their disk, place, and the LSN that wrote them last.
-    pub fn rewrites(&mut self, blocks: &[(DiskNo, u64, Lsn)]) -> (Batch, Vec<Made>) {
-        let made: Vec<Made> = (self.next.0..)
-            .zip(blocks)
-            .map(|(lsn, (disk, offset, contents))| Made {
-                lsn: Lsn(lsn),
-                disk: *disk,
-                offset: *offset,
-                contents: *contents,
+                Made { lsn, disk, offset: chance.below(self.blocks) * BLOCK_BYTES }
             })
             .collect();
         (self.batch(&made), made)
@@ -138,7 +106,7 @@ impl Maker {
         let section = |disk: u16| {
             let mut builder = SectionBuilder::default();
             for write in made.iter().filter(|write| write.disk.0 == disk) {
-                let data = contents(write.disk, write.contents);
+                let data = contents(write.disk, write.lsn);
                 builder.data(write.lsn, write.offset, data.clone(), &digests(&self.digest_key, write.offset, &data));
             }
             (!builder.is_empty()).then(|| (DiskNo(disk), builder.finish()))

@@ -1,4 +1,5 @@
-//! One process server: its disk, and the process that lives on it. The shell around the cores, as the actors are.
+//! One machine's seat on a process server: the server's disk, and the process that lives there for the machine. The shell
+//! around the cores, as the actors are.
 //!
 //! ```text
 //!   start ─► read the tail ─► claim the cache, recover, unlock ─► Committer ─(adopted)─► Sequencer, sessions
@@ -6,7 +7,7 @@
 //!     └── kill, power cut, damage ◄──────────────────────────────────┤ Fenced: over
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::context::{Context, Event, LinkNo, ProcessEvent};
+use super::counters::Seen;
 use super::log::ModelLog;
 use super::maker;
 use super::mutation::Mutation;
+use super::schedule::Kind;
 use super::session::Outgoing;
+use super::world::SERVERS;
 use crate::batch::Batch;
 use crate::cache::dir::{CacheDir, may_continue};
 use crate::cache::file::SegmentFile;
@@ -28,7 +32,7 @@ use crate::ids::{DiskNo, Lsn, Timestamp};
 use crate::log::committer::Committer;
 use crate::log::sequencer::{AppendJob, AppendNo, BatchNo, ClosedSegment, Dispatch, LogOf, Sequencer, SequencerLimits};
 use crate::log::{Owner, SegmentNo};
-use crate::protocol::{Hello, ServerEnd};
+use crate::protocol::{Hello, Part, ServerEnd};
 use crate::vault::segment::{FooterDigest, SealedItem};
 use crate::vault::state::LogState;
 
@@ -36,14 +40,14 @@ use crate::vault::state::LogState;
 const LIMITS: SequencerLimits = SequencerLimits {
     segment_bytes_max: 24 << 10,
     seal_interval: Duration::from_millis(250),
-    in_flight_bytes_max: 256 << 10,
+    in_flight_bytes_max: 1 << 20,
     append_bytes_max: 16 << 10,
 };
 
 /// Room on a cache disk.
 pub(super) const CACHE_BYTES: u64 = 64 << 20;
 
-/// A process server: what outlives its processes.
+/// A seat: what outlives its processes.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) index: usize,
@@ -77,6 +81,8 @@ pub(super) struct Process {
     pub(super) sessions: BTreeMap<LinkNo, ServerEnd>,
     pub(super) hellos: BTreeMap<LinkNo, Box<Hello>>,
     pub(super) open: Option<LinkNo>,
+    /// Questions for digests that were not answered, per session.
+    pub(super) compares: BTreeMap<LinkNo, VecDeque<(Part, Lsn)>>,
     pub(super) outgoing: Vec<Outgoing>,
     /// The highest LSN that this life called durable.
     pub(super) told: Lsn,
@@ -97,14 +103,18 @@ pub(super) enum End {
     Again,
 }
 
+/// What a seat is called.
+pub(super) fn name(seat: usize) -> String {
+    format!("server {}/{}", seat % SERVERS, seat / SERVERS)
+}
+
 impl Server {
-    pub(super) fn new(index: usize) -> Self {
-        let disk = ModelDisk::new(CACHE_BYTES);
+    pub(super) fn new(index: usize, disk: ModelDisk) -> Self {
         Self { index, disk, assigned: None, process: None, lives: 0, told: None, damaged: false, wants_epoch: false }
     }
 
     pub(super) fn name(&self) -> String {
-        format!("server {}", self.index)
+        name(self.index)
     }
 
     /// Starts a process for what is assigned, if anything is.
@@ -169,6 +179,7 @@ impl Process {
             sessions: BTreeMap::new(),
             hellos: BTreeMap::new(),
             open: None,
+            compares: BTreeMap::new(),
             outgoing: Vec::new(),
             told: Lsn::ZERO,
             end: None,
@@ -180,7 +191,7 @@ impl Process {
     }
 
     pub(super) fn name(&self) -> String {
-        format!("server {}", self.server)
+        name(self.server)
     }
 
     pub(super) fn later(&self, from: u64, to: u64, event: ProcessEvent, ctx: &mut Context) {
@@ -188,7 +199,8 @@ impl Process {
     }
 
     fn begin(&mut self, log: &ModelLog, told: Option<(Owner, Lsn)>, ctx: &mut Context) -> Result<(), CacheError> {
-        let (mut start, log_end) = match log.tail() {
+        let stale = ctx.suffers(Kind::StaleLists, Seen::StoreStaleList);
+        let (mut start, log_end) = match log.tail(stale) {
             Ok(tail) => tail,
             Err(broken) => {
                 ctx.fail(broken);
@@ -218,6 +230,7 @@ impl Process {
             ctx.say(self.name(), format!("segment {} is discarded: {}", file.segment, file.reason));
         });
         for file in recovered.discarded.iter().chain(&unlocked.discarded) {
+            ctx.seen(Seen::SegmentDiscarded);
             self.dir.remove(file.segment)?;
         }
         for file in &unlocked.committed {
@@ -238,9 +251,11 @@ impl Process {
         self.committer = Some(committer);
         self.perform(effects, log, ctx);
         for (closed, note) in unlocked.closed {
+            ctx.seen(Seen::SegmentRecovered);
             self.offer(closed, note, log, ctx);
         }
         if opens {
+            ctx.seen(Seen::Resumed);
             self.open_log(self.log_end.clone(), log, ctx);
         }
         Ok(())
@@ -275,7 +290,9 @@ impl Process {
         for item in maker::seal(&log.key, dispatch) {
             let disk = dispatch.frames.iter().find(|frame| frame.number == item.header.number).map(|frame| frame.disk);
             let event = match disk {
-                Some(disk) if ctx.chance.happens(ctx.weather.disk_actor_dies) => ProcessEvent::DiskDied(disk),
+                Some(disk) if ctx.chance.happens(40) && ctx.suffers(Kind::DiskActorsDie, Seen::DiskActorDied) => {
+                    ProcessEvent::DiskDied(disk)
+                }
                 _ => ProcessEvent::Sealed(dispatch.batch, Box::new(item)),
             };
             self.later(50, 2000, event, ctx);
@@ -340,19 +357,21 @@ impl Process {
     }
 
     fn append(&mut self, job: &AppendJob, ctx: &mut Context) {
-        if ctx.chance.happens(ctx.weather.disk_fails) {
-            let fault = match ctx.chance.below(3) {
-                0 => DiskFault::TornWrite { after_bytes: ctx.chance.below(job.bytes + 1) },
-                1 => DiskFault::FailedCreate,
-                _ => DiskFault::FailedSync,
+        if ctx.lasts(Kind::CacheFails) {
+            let (seen, fault) = match ctx.chance.below(3) {
+                0 => (Seen::CacheTorn, DiskFault::TornWrite { after_bytes: ctx.chance.below(job.bytes + 1) }),
+                1 => (Seen::CacheCreate, DiskFault::FailedCreate),
+                _ => (Seen::CacheSync, DiskFault::FailedSync),
             };
-            self.disk.inject(fault);
+            if ctx.suffers(Kind::CacheFails, seen) {
+                self.disk.inject(fault);
+            }
         }
         self.failed_writes = self.write(job).is_err();
         if ctx.is(Mutation::DurableBeforeSync) && !self.failed_writes {
             self.tell_durable(job.last);
         }
-        let longest = ctx.weather.sync_micros_max;
+        let longest = if ctx.suffers(Kind::CacheSlow, Seen::CacheSlow) { 150_000 } else { 4000 };
         self.later(100, longest, ProcessEvent::Sync(job.append), ctx);
     }
 
@@ -381,7 +400,8 @@ impl Process {
             self.tell_durable(durable);
         } else {
             let durable = sequencer.failed(append);
-            ctx.say(format!("server {}", self.server), format!("an append failed: durable stays at LSN {durable}"));
+            ctx.seen(Seen::AppendFailed);
+            ctx.say(name(self.server), format!("an append failed: durable stays at LSN {durable}"));
             if let Some(file) = self.file.take() {
                 file.abandon(&self.dir);
             }

@@ -1,12 +1,15 @@
 //! A process server's sessions: one open, others waiting or turned away.
 
-use super::context::{Context, LinkNo};
+use super::context::{Context, LinkNo, ProcessEvent};
+use super::counters::Seen;
 use super::log::ModelLog;
+use super::mutation::Mutation;
 use super::process::Process;
+use crate::capture::LSN_RESERVE;
 use crate::ids::{Lsn, MachineId};
 use crate::protocol::server_end::{Rival, rival};
 use crate::protocol::{
-    AgentMessage, Hello, OpenLog, Redirect, Refusal, RefusalCode, ServerEffect, ServerEnd, ServerMessage,
+    AgentMessage, Digests, Hello, OpenLog, Redirect, Refusal, RefusalCode, ServerEffect, ServerEnd, ServerMessage,
 };
 
 /// What an agent may have under way, in bytes.
@@ -27,11 +30,17 @@ impl Process {
     pub(super) fn disconnected(&mut self, link: LinkNo) {
         self.sessions.remove(&link);
         self.hellos.remove(&link);
+        self.compares.remove(&link);
         self.open = self.open.filter(|open| *open != link);
     }
 
     pub(super) fn received(&mut self, link: LinkNo, message: AgentMessage, log: &ModelLog, ctx: &mut Context) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
+        // I10: an agent may overdraw its credit by one batch, so before each it is within.
+        if matches!(message, AgentMessage::Batch(_)) && session.in_flight_bytes() > WINDOW_BYTES {
+            let held = session.in_flight_bytes();
+            ctx.fail(format!("I10: a session holds {held} bytes of at most {WINDOW_BYTES}, and gets more"));
+        }
         let effects = session.received(message, ctx.now);
         self.carry_out(link, effects, log, ctx);
     }
@@ -41,8 +50,14 @@ impl Process {
             match effect {
                 ServerEffect::Introduced(hello) => self.introduced(link, hello, ctx),
                 ServerEffect::Accept(batch) => self.accept(batch, log, ctx),
-                // The simulated agent ships; it asks for no digests.
-                ServerEffect::Idle { .. } | ServerEffect::Compare { .. } => {}
+                ServerEffect::Idle { .. } => {}
+                ServerEffect::Compare { part, at } => {
+                    let questions = self.compares.entry(link).or_default();
+                    questions.push_back((part, at));
+                    if questions.len() == 1 {
+                        self.later(500, 20_000, ProcessEvent::Compare(link), ctx);
+                    }
+                }
                 ServerEffect::Send(message) => self.outgoing.push(Outgoing::Message(link, message)),
                 ServerEffect::Close(_) => {
                     self.outgoing.push(Outgoing::Close(link));
@@ -50,6 +65,32 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Answers a session's oldest question for digests, from the vault. One that does not answer is asked again later;
+    /// what it cannot read counts as different.
+    pub(super) fn compare(&mut self, link: LinkNo, log: &ModelLog, ctx: &mut Context) {
+        let Some((part, at)) = self.compares.get(&link).and_then(|questions| questions.front().copied()) else {
+            return;
+        };
+        let again = ProcessEvent::Compare(link);
+        let fails = ctx.store_fails();
+        let unreadable = fails && ctx.chance.happens(250);
+        if fails && !unreadable {
+            return self.later(50_000, 300_000, again, ctx);
+        }
+        let older = Lsn(at.0.saturating_sub(LSN_RESERVE - 10));
+        let at = if ctx.is(Mutation::ComparedWithOlder) { older } else { at };
+        let digests = if unreadable { None } else { log.digests(part, at) };
+        ctx.seen(if digests.is_some() { Seen::Compared } else { Seen::NotCompared });
+        let questions = self.compares.entry(link).or_default();
+        questions.pop_front();
+        if !questions.is_empty() {
+            self.later(500, 5000, again, ctx);
+        }
+        let Some(session) = self.sessions.get_mut(&link) else { return };
+        let effects = session.digests(digests.unwrap_or_else(|| Digests::unknown(part)));
+        self.carry_out(link, effects, log, ctx);
     }
 
     fn introduced(&mut self, link: LinkNo, hello: Box<Hello>, ctx: &mut Context) {
@@ -89,7 +130,7 @@ impl Process {
             log: sequencer.accepted_state().clone(),
             durable: sequencer.durable(),
             committed: self.committed,
-            window_bytes: WINDOW_BYTES,
+            window_bytes: if ctx.is(Mutation::CreditIsIgnored) { 1 << 30 } else { WINDOW_BYTES },
         };
         let durable = found.durable;
         let Some(session) = self.sessions.get_mut(&link) else { return };
@@ -98,6 +139,7 @@ impl Process {
                 ServerEffect::Send(message) => {
                     if matches!(message, ServerMessage::Welcome(_)) {
                         self.open = Some(link);
+                        ctx.seen(Seen::Welcomed);
                         self.told = self.told.max(durable);
                         ctx.say(self.name(), format!("link {link} is welcome: durable {durable}"));
                     }
@@ -169,7 +211,7 @@ impl Process {
     pub(super) fn retire_session(&mut self, reason: &str, ctx: &mut Context) {
         let Some(link) = self.open else { return };
         let Some(session) = self.sessions.get_mut(&link) else { return };
-        ctx.say(format!("server {}", self.server), format!("retires link {link}: {reason}"));
+        ctx.say(super::process::name(self.server), format!("retires link {link}: {reason}"));
         for effect in session.retire(reason) {
             self.outgoing.extend(match effect {
                 ServerEffect::Send(message) => Some(Outgoing::Message(link, message)),

@@ -1,9 +1,12 @@
 //! A process server's uploads: what its committer says is done here, with a store that fails as stores do.
 
 use super::context::{Context, Event, ProcessEvent};
+use super::counters::Seen;
 use super::log::ModelLog;
 use super::mutation::Mutation;
 use super::process::{End, Process};
+use super::schedule::Kind;
+use super::world::SERVERS;
 use crate::cache::CacheError;
 use crate::cache::file::SegmentFile;
 use crate::cache::note::Note;
@@ -44,7 +47,8 @@ impl Process {
                 }
                 Effect::Stage { attempt, .. } => {
                     let fails = ctx.store_fails();
-                    self.later(500, 20_000, ProcessEvent::Staged(attempt, !fails), ctx);
+                    let longest = ctx.store_takes(20_000);
+                    self.later(500, longest, ProcessEvent::Staged(attempt, !fails), ctx);
                 }
                 Effect::Publish { attempt, object, slot, footer } => {
                     let published = self.publish(attempt, object, slot, footer, ctx);
@@ -56,6 +60,7 @@ impl Process {
                     ctx.at(ctx.now + after, Event::Process { server: self.server, life: self.life, event });
                 }
                 Effect::Adopted { fence, state_of } => {
+                    ctx.seen(Seen::Adopted);
                     ctx.say(self.name(), format!("the log is its own from slot {fence} on"));
                     let state = self.state_behind(state_of, log);
                     self.committed = state.last_lsn;
@@ -145,28 +150,31 @@ impl Process {
             LogObject::Segment(segment) => self.object(segment, footer)?,
         };
         ctx.say(self.name(), format!("publishes into slot {slot}"));
-        let weather = ctx.weather;
-        let by = self.owner;
+        let (by, machine) = (self.owner, self.server / SERVERS);
         if ctx.is(Mutation::PublishedWhenSent) {
-            ctx.within(1000, 40_000, Event::Land { slot, object, by, waits: None });
+            ctx.within(1000, 40_000, Event::Land { machine, slot, object, by, waits: None });
             self.later(10, 20, ProcessEvent::Published(attempt, Some(PutOutcome::Created)), ctx);
         } else if ctx.store_fails() {
             self.later(1000, 50_000, ProcessEvent::Published(attempt, None), ctx);
-        } else if ctx.chance.happens(weather.answer_lost) {
-            ctx.within(1000, 50_000, Event::Land { slot, object, by, waits: None });
+        } else if ctx.suffers(Kind::StoreTears, Seen::StoreTorn) {
+            self.later(1000, 50_000, ProcessEvent::StagedLost(attempt), ctx);
+        } else if ctx.suffers(Kind::AnswersLost, Seen::StoreErrorAfter) {
+            ctx.within(1000, 50_000, Event::Land { machine, slot, object, by, waits: None });
             self.later(50_000, 90_000, ProcessEvent::Published(attempt, None), ctx);
-        } else if ctx.chance.happens(weather.lands_late) {
-            ctx.within(50_000, 900_000, Event::Land { slot, object, by, waits: None });
+        } else if ctx.suffers(Kind::LandsLate, Seen::StoreLate) {
+            ctx.within(50_000, 900_000, Event::Land { machine, slot, object, by, waits: None });
             self.later(1000, 50_000, ProcessEvent::Published(attempt, None), ctx);
         } else {
             let waits = Some((self.server, self.life, attempt));
-            ctx.within(1000, 30_000, Event::Land { slot, object, by, waits });
+            let longest = ctx.store_takes(30_000);
+            ctx.within(1000, longest, Event::Land { machine, slot, object, by, waits });
         }
         Ok(())
     }
 
     fn segment_committed(&mut self, segment: SegmentNo, slot: Slot, last: crate::ids::Lsn, ctx: &mut Context) {
         ctx.say(self.name(), format!("segment {segment} is committed in slot {slot}, up to LSN {last}"));
+        ctx.seen(Seen::SegmentCommitted);
         self.closed.remove(&segment);
         if ctx.chance.happens(500) {
             // Room is needed. A file that stays is found committed after a restart.
@@ -204,10 +212,16 @@ impl Process {
         let Some(committer) = &mut self.committer else { return };
         let effects = match outcome {
             None if ctx.is(Mutation::LostAnswerIsSuccess) => committer.published(attempt, PutOutcome::Created),
-            None if ctx.chance.happens(200) => committer.publish_failed(attempt, StoreErrorKind::NotFound),
             None => committer.publish_failed(attempt, StoreErrorKind::Unavailable),
             Some(outcome) => committer.published(attempt, outcome),
         };
+        self.perform(effects, log, ctx);
+    }
+
+    /// What was staged is not whole: the store knows nothing of it.
+    pub(super) fn staged_lost(&mut self, attempt: Attempt, log: &ModelLog, ctx: &mut Context) {
+        let Some(committer) = &mut self.committer else { return };
+        let effects = committer.publish_failed(attempt, StoreErrorKind::NotFound);
         self.perform(effects, log, ctx);
     }
 
