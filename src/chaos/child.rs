@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a process may take from SIGTERM to its end; see docs/operations.md.
 pub(crate) const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long it is waited for; what has not ended then does not hear. Chosen: a loaded machine is late, but not by half.
+pub(crate) const STOP_WAIT: Duration = Duration::from_secs(15);
 
 /// The program, behind `before` where that is a command.
 pub(crate) fn command(before: &[String], program: &Path) -> Command {
@@ -87,7 +89,7 @@ impl Role {
         let begun = Instant::now();
         self.signal(Signal::CONT);
         self.signal(Signal::TERM);
-        while begun.elapsed() < STOP_WITHIN * 3 {
+        while begun.elapsed() < STOP_WAIT {
             if let Some(status) = self.ended() {
                 return if status.success() { Ok(begun.elapsed()) } else { Err(format!("it ended with {status}")) };
             }

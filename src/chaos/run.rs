@@ -20,6 +20,8 @@ use super::scenario::Scenario;
 use super::schedule::{Due, schedule};
 use super::site::{Kind, Site};
 
+/// The longest that the installation may take to come up. Chosen: far more than two busy cores need.
+const STARTS_WITHIN: Duration = Duration::from_secs(90);
 /// How often processes are looked after and faults are due.
 const TICK: Duration = Duration::from_millis(20);
 /// How often the agents' own views are read: a life of an agent may be short.
@@ -279,14 +281,13 @@ impl Run<'_> {
             for name in &names {
                 self.site.start(name)?;
             }
-            let up =
-                self.wait(self.patience(), |run| Ok(names.iter().all(|name| run.site.is_up(name)).then_some(())))?;
+            let up = self.wait(STARTS_WITHIN, |run| Ok(names.iter().all(|name| run.site.is_up(name)).then_some(())))?;
             if up.is_none() || !self.site.troubles.is_empty() {
                 let why = self.site.troubles.join("\n");
                 return Err(NoReport::Broken(format!("not every process came up at the start: {why}")));
             }
         }
-        match self.all_committed(self.patience())? {
+        match self.all_committed(STARTS_WITHIN)? {
             Ok(()) => self.say("the installation is up, and first contents are committed"),
             Err(why) => return Err(NoReport::Broken(format!("first contents were not committed in time: {why}"))),
         }

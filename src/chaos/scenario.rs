@@ -169,9 +169,25 @@ impl Default for Expect {
     }
 }
 
+/// The scenarios that every binary has.
+const HOUSE: &[(&str, &str)] = &[
+    ("clocks", include_str!("../../tests/chaos/scenarios/clocks.toml")),
+    ("corrupt", include_str!("../../tests/chaos/scenarios/corrupt.toml")),
+    ("kill", include_str!("../../tests/chaos/scenarios/kill.toml")),
+    ("mix", include_str!("../../tests/chaos/scenarios/mix.toml")),
+    ("namespaces", include_str!("../../tests/chaos/scenarios/namespaces.toml")),
+    ("panics", include_str!("../../tests/chaos/scenarios/panics.toml")),
+    ("partition", include_str!("../../tests/chaos/scenarios/partition.toml")),
+    ("storm", include_str!("../../tests/chaos/scenarios/storm.toml")),
+    ("vault", include_str!("../../tests/chaos/scenarios/vault.toml")),
+];
+
 impl Scenario {
-    /// Reads one.
+    /// Reads one: of the house by its name, else a file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        if let Some((_, text)) = HOUSE.iter().find(|(name, _)| Path::new(name) == path) {
+            return Self::parse(text).map_err(|why| format!("{}, {why}", path.display()));
+        }
         let text = std::fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))?;
         Self::parse(&text).map_err(|why| format!("{}, {why}", path.display()))
     }
@@ -330,9 +346,13 @@ mod tests {
         let room = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos/scenarios");
         let mut seen = 0;
         for entry in std::fs::read_dir(room).expect("the scenarios' room") {
-            Scenario::read(&entry.expect("an entry").path()).expect("understood");
+            let path = entry.expect("an entry").path();
+            let scenario = Scenario::read(&path).expect("understood");
+            let name = path.file_stem().expect("a name");
+            assert_eq!(Path::new(&scenario.name), Path::new(name));
+            assert_eq!(Scenario::read(Path::new(name)).expect("built in").about, scenario.about);
             seen += 1;
         }
-        assert!(seen >= 3);
+        assert_eq!(seen, HOUSE.len());
     }
 }

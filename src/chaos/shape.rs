@@ -351,6 +351,18 @@ mod tests {
     }
 
     #[test]
+    fn the_mix_has_every_fault_and_every_actor() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos/scenarios/mix.toml");
+        let mix = std::fs::read_to_string(path).expect("the mix");
+        for (name, _) in FAULTS {
+            assert!(mix.contains(&format!("fault = \"{name}\"")), "{name} is not in the mix");
+        }
+        for actor in ACTORS {
+            assert!(mix.contains(&format!("actor = \"{actor}\"")), "{actor} does not panic in the mix");
+        }
+    }
+
+    #[test]
     fn the_schema_says_what_the_shape_says() {
         let schema = schema();
         assert_eq!(schema["required"], json!(["name", "about"]));

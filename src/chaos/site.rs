@@ -18,7 +18,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::child::{Role, STOP_WITHIN, command};
+use super::child::{Role, STOP_WAIT, STOP_WITHIN, command};
 use super::damage::Damage;
 use super::defects::{Defect, VERIFIER};
 use super::netns::{Network, is_root};
@@ -378,7 +378,7 @@ impl Site {
                 }
             },
             Wanted::Restarting(mut role, since) => match role.ended() {
-                None if since.elapsed() > STOP_WITHIN * 3 => {
+                None if since.elapsed() > STOP_WAIT => {
                     self.troubles.push(format!("{name} still runs {:?} after SIGTERM", since.elapsed()));
                     role.kill();
                     self.start(name)?;

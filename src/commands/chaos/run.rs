@@ -28,7 +28,7 @@ enum Format {
 /// What is to be run.
 #[derive(Debug, Args)]
 pub(crate) struct ChaosRunArgs {
-    /// The scenario, a TOML file; docs/chaos.md is its manual.
+    /// The scenario: the name of one that is built in, as mix, or a TOML file; docs/chaos.md is its manual.
     scenario: PathBuf,
     /// Seed of faults, places and payloads; the same seed is the same schedule.
     #[arg(long, default_value_t = 1)]

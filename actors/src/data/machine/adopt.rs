@@ -6,6 +6,8 @@
 //!                            └ see `locked`   └ vault away: again                                   ▼
 //!                                                              unlock the cache from the log's end ─► Ready
 //! ```
+//!
+//! Where the cache's disk fails or has no room at any of the steps, that is an issue, and they begin again a second later.
 
 use std::time::Duration;
 
@@ -30,6 +32,9 @@ use crate::supervise::{TurnError, Warden};
 
 /// Pause before the vault is asked again.
 pub(super) const VAULT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause before the cache disk is tried again.
+const CACHE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the cache directory holds.
 pub(super) struct Stock {
@@ -226,15 +231,11 @@ impl Machine {
         self.life.progress();
         match done {
             Ok(Ok(done)) => Some(done),
-            Ok(Err(CacheError::Disk { .. })) | Err(TurnError::Offload(_)) => {
-                let why = match done {
-                    Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
-                    Ok(Ok(_)) => unreachable!("matched above"),
-                };
-                // A disk that fails now may work in a moment; the restart's pause is the pause.
-                panic!("the cache directory cannot be used: {why}");
+            Ok(Err(error @ CacheError::Disk { .. })) => {
+                self.cache_is_away(&error, ctx);
+                None
             }
+            Err(TurnError::Offload(error)) => panic!("a job in the cache directory failed: {error}"),
             Ok(Err(error)) => {
                 self.cache_is_lost(error);
                 None
@@ -244,6 +245,24 @@ impl Machine {
                 None
             }
         }
+    }
+
+    /// A disk that has no room or fails now may work in a moment: the steps begin again then.
+    fn cache_is_away(&mut self, error: &CacheError, ctx: &mut Context<Self>) {
+        self.streams.dismiss(&());
+        self.stock = None;
+        if self.failed.is_some() {
+            return;
+        }
+        self.set_phase(MachinePhase::Opening);
+        let what = format!("the machine's log cannot be opened: {error}");
+        let remedy = "Make room on the cache disk, or bring it back; it is tried again each second.";
+        self.spec.board.raise(IssueCode::CacheFailed, Severity::Critical, what, remedy);
+        ctx.run_later(CACHE_PAUSE, |machine, ctx| {
+            if machine.failed.is_none() {
+                machine.take_stock(ctx);
+            }
+        });
     }
 
     /// The key that an agent brought does not open the log. Whoever has the right one may come.
