@@ -19,6 +19,7 @@ await signInByToken();
 await signInByLink();
 await nothingIsProtected();
 await everyView();
+await aTokenIsMade();
 await somebodyIsTold();
 await thePolicyChanges();
 await rpoRisesAndFalls();
@@ -112,6 +113,17 @@ async function keys() {
     await page.keyboard.press('ArrowLeft');
     return (await slider.getAttribute('aria-valuetext')) !== before || before;
   });
+}
+
+/** A token's text is shown once, in the place of the form that made it. */
+async function aTokenIsMade() {
+  await place('Access');
+  await button('New').click();
+  await page.getByLabel('Whose it is').fill('backup scripts');
+  await dialogButton('Make it').click();
+  await page.getByRole('dialog').getByLabel('token', { exact: true }).waitFor();
+  await look(page, 'token-made');
+  await dialogButton('Done').click();
 }
 
 /** A webhook whose receiver is not there: its secret is shown once, and what becomes of a test is seen. */

@@ -1,6 +1,6 @@
 /** A modal dialog on the browser's own element: focus stays inside, Escape closes, the rest is inert. */
 import { signal } from '@preact/signals';
-import type { ComponentChildren } from 'preact';
+import type { ComponentChildren, VNode } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { Button } from './bits';
 import { tellTrouble } from './toast';
@@ -48,8 +48,11 @@ interface FormProps {
   submit: string;
   danger?: boolean;
   disabled?: boolean;
-  /** Does it; the dialog closes once it is done, and stays with what was entered where it failed. */
-  act: () => Promise<void>;
+  /**
+   * Does it. Once it is done the dialog shows what came of it, or closes where there is nothing to show; it stays with
+   * what was entered where it failed.
+   */
+  act: () => Promise<void | VNode>;
   children: ComponentChildren;
 }
 
@@ -60,8 +63,9 @@ export function DialogForm({ title, submit, danger = false, disabled = false, ac
     event.preventDefault();
     setBusy(true);
     try {
-      await act();
-      closeDialog();
+      const next = await act();
+      if (next === undefined) closeDialog();
+      else showDialog(next);
     } catch (cause) {
       tellTrouble(cause);
     } finally {

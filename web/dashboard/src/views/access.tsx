@@ -19,8 +19,7 @@ function NewApiToken({ made }: { made: () => void }) {
   const act = async () => {
     const token = await post<ApiToken>('api-tokens', { label, role });
     made();
-    // The form closes itself first.
-    setTimeout(() => showToken(token), 0);
+    return <Token token={token} />;
   };
   const ROLES: [Role, string][] = [['viewer', 'may look'], ['operator', 'may act on machines'], ['admin', 'may change who may act']];
   return (
@@ -42,8 +41,8 @@ function NewApiToken({ made }: { made: () => void }) {
   );
 }
 
-function showToken(token: ApiToken): void {
-  showDialog(
+function Token({ token }: { token: ApiToken }) {
+  return (
     <div class="dialog-form">
       <h2 id="dialog-title">Token of {token.label}</h2>
       <div class="dialog-body">
@@ -51,7 +50,7 @@ function showToken(token: ApiToken): void {
         <CopyField wrap text={token.token ?? ''} label="token" />
       </div>
       <footer><Button kind="primary" onClick={closeDialog}>Done</Button></footer>
-    </div>,
+    </div>
   );
 }
 

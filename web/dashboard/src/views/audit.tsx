@@ -11,7 +11,8 @@ import { tellTrouble } from '../ui/toast';
 
 const COLUMNS: Column<Entry>[] = [
   { key: 'at', title: 'When', width: '148px', cell: (entry) => <span class="num quiet" title={full(entry.at)}>{moment(entry.at, now.value)}</span> },
-  { key: 'by', title: 'Who', width: 'minmax(130px, 1fr)', cell: (entry) => <span class="ellipsis" title={`${entry.by} (${entry.role})`}>{entry.by} <span class="tag">{entry.role}</span></span> },
+  { key: 'by', title: 'Who', width: 'minmax(150px, 1.2fr)', cell: (entry) => <span class="ellipsis" title={`${entry.by} (${entry.role})`}>{entry.by}</span> },
+  { key: 'role', title: 'As', width: '84px', wide: true, cell: (entry) => <span class="tag">{entry.role}</span> },
   { key: 'action', title: 'What', width: 'minmax(150px, 1fr)', cell: (entry) => <b class="ellipsis">{words(entry.action)}</b> },
   { key: 'outcome', title: 'Outcome', width: '108px', cell: (entry) => <State state={entry.outcome} /> },
   { key: 'target', title: 'Where', width: 'minmax(160px, 1.6fr)', wide: true, cell: (entry) => <code class="ellipsis" title={entry.target}>{entry.target.replace('/api/v1/', '')}</code> },

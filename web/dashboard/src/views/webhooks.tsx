@@ -23,8 +23,7 @@ function NewWebhook({ made }: { made: () => void }) {
   const act = async () => {
     const webhook = await post<Webhook>('webhooks', { label, url, allow_plain_http: plain });
     made();
-    // The form closes itself first.
-    setTimeout(() => showSecret(webhook), 0);
+    return <Secret webhook={webhook} />;
   };
   return (
     <DialogForm title="New webhook" submit="Make it" act={act} disabled={label.trim() === '' || url.trim() === ''}>
@@ -45,8 +44,8 @@ function NewWebhook({ made }: { made: () => void }) {
   );
 }
 
-function showSecret(webhook: Webhook): void {
-  showDialog(
+function Secret({ webhook }: { webhook: Webhook }) {
+  return (
     <div class="dialog-form">
       <h2 id="dialog-title">Secret of {webhook.label}</h2>
       <div class="dialog-body">
@@ -55,7 +54,7 @@ function showSecret(webhook: Webhook): void {
         <p class="quiet">The header <code>Farshore-Signature</code> holds a time <code>t</code> and <code>v1</code>, the HMAC-SHA256 of <code>t.body</code> in hex.</p>
       </div>
       <footer><Button kind="primary" onClick={closeDialog}>Done</Button></footer>
-    </div>,
+    </div>
   );
 }
 
