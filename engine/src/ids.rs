@@ -153,6 +153,11 @@ identifier! {
     MarkId, 16, "a mark id"
 }
 identifier! {
+    /// One merged run of a timeline. Drawn for it and never used again, so that an attempt which died leaves nothing that
+    /// another could take for its own.
+    RunId, 8, "a run id"
+}
+identifier! {
     /// One process server.
     ProcessServerId, 16, "a process server id"
 }

@@ -48,11 +48,13 @@ fn read_keys(bytes: &Bytes) -> Result<String, String> {
     Ok(format!("{keys:?}"))
 }
 
-static OBJECTS: LazyLock<[Object; 7]> = LazyLock::new(|| {
+static OBJECTS: LazyLock<[Object; 9]> = LazyLock::new(|| {
     [
         ("segment", segment(), read_log_object),
         ("fence", fence(), read_log_object),
         ("branch", branch(), read_log_object),
+        ("run", run_part(), read_log_object),
+        ("manifest with runs", merged_manifest_bytes(), read_manifest),
         ("about", about_bytes(), read_about),
         ("manifest", manifest_bytes(), read_manifest),
         ("keys", keys_bytes(), read_keys),
@@ -172,7 +174,7 @@ proptest! {
 
     #[test]
     fn objects_with_a_few_bytes_changed_and_their_checksums_made_right_never_panic(
-        which in 0..6_usize,
+        which in 0..8_usize,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let (_, bytes, read) = &OBJECTS[which];

@@ -65,6 +65,18 @@ fn a_manifest_has_the_bytes_of_version_1() {
 }
 
 #[test]
+fn a_part_of_a_run_has_the_bytes_it_had_at_first_and_reads_as_it_did() {
+    let file = golden("run", &run_part());
+    golden("run.txt", &read_log_object(&file).expect("it opens").into());
+}
+
+#[test]
+fn a_manifest_with_runs_has_the_bytes_it_had_at_first() {
+    let file = golden("manifest-2", &merged_manifest_bytes());
+    assert_eq!(Manifest::open(MACHINE, TIMELINE, &file, &data_key()), Ok(merged_manifest()));
+}
+
+#[test]
 fn a_catalog_snapshot_has_the_bytes_of_version_1() {
     let file = golden("catalog", &catalog_bytes());
     assert_eq!(Catalog::open(GENERATION, &file, &vault_key()), Ok(catalog()));

@@ -4,14 +4,14 @@
 //!   keys/<n>                                  vault id, format version, key slots
 //!   machines/<machine>/about/<n>              disks, sizes, timelines, the machine's wrapped data key
 //!   machines/<machine>/<timeline>/log/<n>     segments, fence and branch records; n = 16 hex digits
-//!   machines/<machine>/<timeline>/runs/<run>  merged runs
+//!   machines/<machine>/<timeline>/runs/<run>/<part>   merged runs; run and part = 16 hex digits each
 //!   machines/<machine>/<timeline>/manifest    which runs are live, the floor slot, pins, the epoch
 //!   catalog/<n>                               sealed snapshots of the configuration server's state
 //! ```
 
 use std::fmt;
 
-use crate::ids::{MachineId, Slot, TimelineId};
+use crate::ids::{MachineId, RunId, Slot, TimelineId};
 
 /// The name of an object in a vault, relative to the vault's prefix.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,11 @@ impl ObjectName {
     /// A slot of a timeline's log.
     pub fn log(machine: MachineId, timeline: TimelineId, slot: Slot) -> Self {
         Self(format!("machines/{machine}/{timeline}/log/{:016x}", slot.0))
+    }
+
+    /// A part of a merged run.
+    pub fn run_part(machine: MachineId, timeline: TimelineId, run: RunId, part: u32) -> Self {
+        Self(format!("machines/{machine}/{timeline}/runs/{run}/{part:016x}"))
     }
 
     /// A timeline's manifest.
@@ -59,6 +64,15 @@ impl ObjectName {
     pub fn number(&self) -> Option<u64> {
         let last = self.0.rsplit('/').next()?;
         (last.len() == 16).then(|| u64::from_str_radix(last, 16).ok())?
+    }
+
+    /// The run and part that the name is of, for parts of runs.
+    pub fn run(&self) -> Option<(RunId, u32)> {
+        let parts: Vec<&str> = self.0.split('/').collect();
+        match parts.as_slice() {
+            ["machines", _, _, "runs", run, _] => Some((run.parse().ok()?, u32::try_from(self.number()?).ok()?)),
+            _ => None,
+        }
     }
 
     /// The machine and timeline that the name lies under, for the kinds that do.
@@ -105,6 +119,16 @@ pub fn log_prefix(machine: MachineId, timeline: TimelineId) -> String {
     format!("machines/{machine}/{timeline}/log/")
 }
 
+/// Where a timeline's merged runs lie.
+pub fn runs_prefix(machine: MachineId, timeline: TimelineId) -> String {
+    format!("machines/{machine}/{timeline}/runs/")
+}
+
+/// Where the parts of one run lie.
+pub fn run_prefix(machine: MachineId, timeline: TimelineId, run: RunId) -> String {
+    format!("machines/{machine}/{timeline}/runs/{run}/")
+}
+
 /// Where sealed snapshots of the configuration server's state lie.
 pub fn catalog_prefix() -> String {
     "catalog/".into()
@@ -120,7 +144,10 @@ mod tests {
         let name = ObjectName::log(machine, TimelineId([1; 8]), Slot(255));
         assert_eq!(name.number(), Some(255));
         assert_eq!(name.owner(), Some((machine, TimelineId([1; 8]))));
-        assert_eq!(ObjectName::listed(name.as_str()), Some(name));
+        assert_eq!(ObjectName::listed(name.as_str()), Some(name.clone()));
+        assert_eq!(name.run(), None);
+        let part = ObjectName::run_part(machine, TimelineId([1; 8]), RunId([2; 8]), 3);
+        assert_eq!((part.run(), part.number()), (Some((RunId([2; 8]), 3)), Some(3)));
         for bad in ["", "/", "a//b", "a/../b", "keys/.tmp", "Keys/1", "keys/0000000000000001#1"] {
             assert_eq!(ObjectName::listed(bad), None, "{bad}");
         }

@@ -3,7 +3,17 @@
 //! epoch).
 //!
 //! A change is made in three steps: read with its ETag, change the value by the methods here, put if the ETag still
-//! matches; after a conflict again from the first. A lower epoch never follows a higher one (I4).
+//! matches; after a conflict again from the first ([`super::manifest_keeper`]). A lower epoch never follows a higher
+//! one (I4).
+//!
+//! ```text
+//!   slot    0 ............ floor ......... tail
+//!           └ runs, oldest first ┘└ live segments ┘          doomed: what a committed version no longer needs
+//! ```
+//!
+//! Nothing is deleted that is not doomed by a committed version, and nothing that was ever doomed comes back (I7): a run
+//! enters [`Manifest::runs`] only while it is not doomed and its parts are there, and leaves the doomed list only when its
+//! parts are gone. A manifest without runs, expiring pins or doomed objects has the bytes of version 1.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::crypto::{DataKey, OpenError};
 use super::envelope::{self, EnvelopeKind};
 use super::layout::ObjectName;
-use crate::ids::{Chance, Epoch, Lsn, MachineId, Slot, TimelineId, Timestamp};
+use super::segment::FooterDigest;
+use crate::ids::{Chance, Epoch, Lsn, MachineId, RunId, Slot, TimelineId, Timestamp};
 
 /// Most pins of a timeline. Chosen: bounds the object that every reader fetches first; far above what people hold.
 pub const PINS_MAX: usize = 1024;
@@ -43,12 +54,63 @@ pub struct Pin {
     /// What the operator wrote.
     #[serde(default)]
     pub note: String,
+    /// When it goes by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
-/// A merged run. Version 1 of the format has none; a manifest that names one was written by a newer program.
+/// A live run: it stands for the log objects of its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub enum Run {}
+pub struct Run {
+    /// Its name.
+    pub id: RunId,
+    /// The first slot that it stands for.
+    pub from: Slot,
+    /// The last one.
+    pub to: Slot,
+    /// How many parts it has; never 0.
+    pub parts: u32,
+    /// The size of all parts, in bytes.
+    pub bytes: u64,
+    /// First LSN of what it stands for.
+    pub first: Lsn,
+    /// Last LSN of what it stands for.
+    pub last: Lsn,
+    /// Digest of the last part's footer, which chains all parts.
+    pub footer: FooterDigest,
+}
+
+/// Objects that no version needs any more: they are deleted after a grace, for readers that still hold them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Doomed {
+    /// The segments of these slots, both included; fences and branches among them stay for ever.
+    Slots {
+        /// First.
+        from: Slot,
+        /// Last.
+        to: Slot,
+        /// When a version first did without them.
+        at: Timestamp,
+    },
+    /// A run, live before or left behind by a merge that never ended.
+    Run {
+        /// Which.
+        id: RunId,
+        /// When a version first did without it.
+        at: Timestamp,
+    },
+}
+
+impl Doomed {
+    /// When a version first did without it.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Slots { at, .. } | Self::Run { at, .. } => *at,
+        }
+    }
+}
 
 /// A timeline's manifest. Fields that this program does not know are refused: it would lose them when it writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,8 +124,11 @@ pub struct Manifest {
     pub floor: Slot,
     /// What must stay readable.
     pub pins: Vec<Pin>,
-    /// Live runs.
+    /// Live runs, oldest first: each begins behind the one before.
     pub runs: Vec<Run>,
+    /// What may be deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doomed: Vec<Doomed>,
 }
 
 /// A change that a manifest does not take.
@@ -86,12 +151,28 @@ pub enum ManifestError {
     /// Too many pins.
     #[error("the timeline has {PINS_MAX} pins, the most it can have: release some")]
     TooManyPins,
+    /// The runs or slots that a new run stands for are not live any more.
+    #[error("run {0} cannot take its place: what it was merged from is not what the manifest has; plan again")]
+    Outrun(RunId),
+    /// A run that was given up.
+    #[error("run {0} was given up and its parts may be deleted: merge again under another name")]
+    GivenUp(RunId),
+    /// A pin that came while the run was made.
+    #[error("run {run} does not keep LSN {lsn}, which is pinned by '{pin}': plan again")]
+    Pinned {
+        /// The run.
+        run: RunId,
+        /// The pin.
+        pin: String,
+        /// Its position.
+        lsn: Lsn,
+    },
 }
 
 impl Manifest {
     /// The manifest of a timeline that begins.
     pub fn new(epoch: Epoch) -> Self {
-        Self { version: 1, epoch, floor: Slot::ZERO, pins: Vec::new(), runs: Vec::new() }
+        Self { version: 1, epoch, floor: Slot::ZERO, pins: Vec::new(), runs: Vec::new(), doomed: Vec::new() }
     }
 
     /// Makes `epoch` the owner. The owner itself may say so again.
@@ -125,6 +206,93 @@ impl Manifest {
         Ok(self.pins.remove(at))
     }
 
+    /// Makes `run` stand for what it was merged from: the live runs `replaced` (in order, side by side) and, where it ends
+    /// behind them, the live slots up to its end. `kept` says whether a position can be read in it. What it replaces is
+    /// doomed from here on.
+    pub fn commit_run(
+        &mut self,
+        epoch: Epoch,
+        run: Run,
+        replaced: &[RunId],
+        kept: impl Fn(Lsn) -> bool,
+        at: Timestamp,
+    ) -> Result<(), ManifestError> {
+        if epoch < self.epoch {
+            return Err(ManifestError::Fenced { asked: epoch, current: self.epoch });
+        }
+        if self.is_doomed(run.id) {
+            return Err(ManifestError::GivenUp(run.id));
+        }
+        let place = self.place_of(&run, replaced).ok_or(ManifestError::Outrun(run.id))?;
+        let inside = |pin: &&Pin| pin.lsn > run.first && pin.lsn <= run.last;
+        if let Some(pin) = self.pins.iter().filter(inside).find(|pin| !kept(pin.lsn)) {
+            return Err(ManifestError::Pinned { run: run.id, pin: pin.id.clone(), lsn: pin.lsn });
+        }
+        if run.to >= self.floor {
+            let from = self.floor.max(run.from);
+            self.doomed.push(Doomed::Slots { from, to: run.to, at });
+            self.floor = run.to.next();
+        }
+        self.doomed.extend(replaced.iter().map(|id| Doomed::Run { id: *id, at }));
+        self.runs.splice(place..place + replaced.len(), [run]);
+        self.epoch = epoch;
+        self.version += 1;
+        Ok(())
+    }
+
+    /// Where among the runs a new one goes; `None` where it does not stand for exactly what is there.
+    fn place_of(&self, run: &Run, replaced: &[RunId]) -> Option<usize> {
+        if self.runs.iter().any(|live| live.id == run.id) {
+            return None;
+        }
+        // The runs before the new one end where it begins. A branch in slot 0 stays a log object of its own.
+        let place = self.runs.iter().position(|live| live.to >= run.from).unwrap_or(self.runs.len());
+        let begins = match place.checked_sub(1) {
+            Some(before) => self.runs[before].to.next() == run.from,
+            None if replaced.is_empty() => run.from <= Slot(1),
+            None => self.runs.first().is_some_and(|first| first.from == run.from),
+        };
+        let same = self.runs[place..].iter().map(|live| live.id).take(replaced.len()).eq(replaced.iter().copied());
+        let ends = match self.runs.get(place + replaced.len()) {
+            Some(behind) => behind.from == run.to.next(),
+            None => run.to >= self.floor || (run.to.next() == self.floor && !replaced.is_empty()),
+        };
+        (begins && same && ends && run.from <= run.to).then_some(place)
+    }
+
+    /// Whether a run is on the doomed list.
+    pub fn is_doomed(&self, run: RunId) -> bool {
+        self.doomed.iter().any(|doomed| matches!(doomed, Doomed::Run { id, .. } if *id == run))
+    }
+
+    /// Dooms runs that no version names: a merge that never ended left their parts behind. Live ones are left alone.
+    pub fn give_up(&mut self, runs: &[RunId], at: Timestamp) {
+        for id in runs {
+            if !self.is_doomed(*id) && !self.runs.iter().any(|live| live.id == *id) {
+                self.doomed.push(Doomed::Run { id: *id, at });
+            }
+        }
+        // Counts even where nothing was doomed: no version that was read before can be replaced any more.
+        self.version += 1;
+    }
+
+    /// Forgets doomed objects that are gone from the store.
+    pub fn forget(&mut self, gone: &[Doomed]) {
+        self.doomed.retain(|doomed| !gone.contains(doomed));
+        self.version += 1;
+    }
+
+    /// Takes away the pins whose time has come; gives their names.
+    pub fn expire_pins(&mut self, now: Timestamp) -> Vec<String> {
+        let over = |pin: &Pin| pin.expires_at.is_some_and(|at| at <= now);
+        let gone: Vec<String> = self.pins.iter().filter(|pin| over(pin)).map(|pin| pin.id.clone()).collect();
+        if !gone.is_empty() {
+            self.pins.retain(|pin| !over(pin));
+            self.version += 1;
+        }
+        gone
+    }
+
     /// Seals this version.
     pub fn seal(&self, machine: MachineId, timeline: TimelineId, key: &DataKey, chance: &mut dyn Chance) -> Bytes {
         let name = ObjectName::manifest(machine, timeline);
@@ -143,7 +311,68 @@ mod tests {
     use super::*;
 
     fn pin(id: &str) -> Pin {
-        Pin { id: id.into(), kind: PinKind::Hold, lsn: Lsn(5), created_at: Timestamp(0), note: String::new() }
+        Pin {
+            id: id.into(),
+            kind: PinKind::Hold,
+            lsn: Lsn(5),
+            created_at: Timestamp(0),
+            note: String::new(),
+            expires_at: None,
+        }
+    }
+
+    fn run(id: u8, from: u64, to: u64) -> Run {
+        let (first, last) = (Lsn(from * 10 + 1), Lsn(to * 10 + 10));
+        let (from, to, footer) = (Slot(from), Slot(to), FooterDigest([id; 32]));
+        Run { id: RunId([id; 8]), from, to, parts: 1, bytes: 100, first, last, footer }
+    }
+
+    const NOW: Timestamp = Timestamp(7);
+
+    #[test]
+    fn a_run_takes_the_place_of_exactly_what_it_was_merged_from() {
+        let mut manifest = Manifest::new(Epoch(2));
+        let id = |n: u8| RunId([n; 8]);
+        let mut commit = |run: Run, replaced: &[RunId]| manifest.commit_run(Epoch(2), run, replaced, |_| false, NOW);
+        assert_eq!(commit(run(1, 3, 4), &[]), Err(ManifestError::Outrun(id(1))), "slots 0 to 2 would be lost");
+        assert_eq!(commit(run(1, 0, 4), &[]), Ok(()));
+        assert_eq!(commit(run(2, 5, 9), &[]), Ok(()));
+        assert_eq!(commit(run(2, 10, 11), &[]), Err(ManifestError::Outrun(id(2))), "one name, one run");
+        assert_eq!(commit(run(3, 10, 12), &[]), Ok(()));
+        assert_eq!(commit(run(4, 0, 12), &[id(1), id(3)]), Err(ManifestError::Outrun(id(4))), "run 2 is between");
+        assert_eq!(commit(run(4, 0, 8), &[id(1), id(2)]), Err(ManifestError::Outrun(id(4))), "half of run 2");
+        assert_eq!(commit(run(4, 5, 12), &[id(2)]), Err(ManifestError::Outrun(id(4))), "run 3 would be lost");
+        assert_eq!(commit(run(4, 0, 9), &[id(1), id(2)]), Ok(()));
+        assert_eq!(commit(run(5, 0, 20), &[id(4), id(3)]), Ok(()), "runs and the live slots behind them");
+        assert_eq!(commit(run(1, 21, 30), &[]), Err(ManifestError::GivenUp(id(1))), "nothing comes back to life");
+        assert_eq!(manifest.floor, Slot(21));
+        assert_eq!(manifest.runs.iter().map(|run| run.id).collect::<Vec<_>>(), [id(5)]);
+        let slots = manifest.doomed.iter().filter_map(|doomed| match doomed {
+            Doomed::Slots { from, to, .. } => Some((from.0, to.0)),
+            Doomed::Run { .. } => None,
+        });
+        assert_eq!(slots.collect::<Vec<_>>(), [(0, 4), (5, 9), (10, 12), (13, 20)]);
+    }
+
+    #[test]
+    fn a_run_without_a_pinned_position_and_one_of_an_older_epoch_are_refused() {
+        let mut manifest = Manifest::new(Epoch(2));
+        manifest.pin(pin("hold")).expect("room");
+        let refused = manifest.commit_run(Epoch(2), run(1, 0, 4), &[], |_| false, NOW);
+        assert_eq!(refused, Err(ManifestError::Pinned { run: RunId([1; 8]), pin: "hold".into(), lsn: Lsn(5) }));
+        let fenced = Err(ManifestError::Fenced { asked: Epoch(1), current: Epoch(2) });
+        assert_eq!(manifest.commit_run(Epoch(1), run(1, 0, 4), &[], |_| true, NOW), fenced);
+        assert_eq!(manifest.commit_run(Epoch(2), run(1, 0, 4), &[], |lsn| lsn == Lsn(5), NOW), Ok(()));
+    }
+
+    #[test]
+    fn a_pin_goes_when_its_time_has_come_and_not_before() {
+        let mut manifest = Manifest::new(Epoch(1));
+        manifest.pin(Pin { expires_at: Some(Timestamp(8)), ..pin("short") }).expect("room");
+        manifest.pin(pin("for ever")).expect("room");
+        assert!(manifest.expire_pins(NOW).is_empty());
+        assert_eq!(manifest.expire_pins(Timestamp(8)), ["short"]);
+        assert_eq!(manifest.pins.len(), 1);
     }
 
     #[test]

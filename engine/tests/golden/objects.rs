@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use farshore_engine::digest::digests;
 use farshore_engine::ids::{
-    Chance, DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, Salt, Slot, TimelineId, Timestamp, VaultId, WriterId,
+    Chance, DiskNo, Epoch, IncarnationId, Lsn, MachineId, MarkId, RunId, Salt, Slot, TimelineId, Timestamp, VaultId,
+    WriterId,
 };
 use farshore_engine::record::{DiskInfo, GapReason, Mark, MarkKind, Record, RecordAt};
 use farshore_engine::section::{SectionBuilder, WriteKind};
@@ -14,10 +15,11 @@ use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
 use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
 use farshore_engine::vault::keys::{KeyObject, PassphraseCost, RecoveryKey};
-use farshore_engine::vault::manifest::{Manifest, Pin, PinKind};
+use farshore_engine::vault::manifest::{Manifest, Pin, PinKind, Run};
 use farshore_engine::vault::segment::{
-    Branch, Control, Footer, FooterDigest, FooterPlace, FrameOpener, FrameSealer, ItemNo, ObjectKind, SegmentIdentity,
-    SegmentIndex, seal_control, seal_footer,
+    Boundary, Branch, Control, Counters, Footer, FooterDigest, FooterPlace, FrameEntry, FrameOpener, FrameSealer,
+    ItemNo, ObjectKind, PartContents, RunHead, SegmentIdentity, SegmentIndex, seal_control, seal_footer,
+    seal_part_footer,
 };
 use farshore_engine::vault::state::LogState;
 
@@ -186,9 +188,91 @@ pub(crate) fn manifest() -> Manifest {
         lsn: Lsn(31),
         created_at: Timestamp(1_700_000_005_000_000),
         note: "until the audit is over".into(),
+        expires_at: None,
     };
     manifest.pin(pin).expect("the first");
     manifest
+}
+
+/// A manifest with everything that merging puts into it: what no program of the first manifests reads.
+pub(crate) fn merged_manifest() -> Manifest {
+    let mut manifest = manifest();
+    let at = Timestamp(1_700_000_007_000_000);
+    let pin = Pin {
+        id: "drill".into(),
+        kind: PinKind::Hold,
+        lsn: Lsn(5),
+        created_at: at,
+        note: String::new(),
+        expires_at: Some(Timestamp(1_700_000_009_000_000)),
+    };
+    manifest.pin(pin).expect("the second");
+    let run = |id: u8, from: u64, to: u64| {
+        let (from, to, footer) = (Slot(from), Slot(to), FooterDigest([id; 32]));
+        let (first, last) = (Lsn(from.0 * 40 + 1), Lsn(to.0 * 40 + 40));
+        Run { id: RunId([id; 8]), from, to, parts: 2, bytes: 100_000, first, last, footer }
+    };
+    for (run, replaced) in [(run(1, 0, 4), vec![]), (run(2, 0, 9), vec![RunId([1; 8])]), (run(3, 10, 11), vec![])] {
+        manifest.commit_run(Epoch(4), run, &replaced, |_| true, at).expect("it follows");
+    }
+    manifest
+}
+
+pub(crate) fn merged_manifest_bytes() -> Bytes {
+    merged_manifest().seal(MACHINE, TIMELINE, &data_key(), &mut Fixed(7))
+}
+
+/// The first part of a run that stands for slots 1 to 3.
+pub(crate) fn run_part() -> Bytes {
+    let identity = identity(0xcc);
+    let sealer = FrameSealer::new(&data_key(), identity);
+    let digest_key = data_key().digest_key();
+    let mut builder = SectionBuilder::default();
+    for (lsn, offset) in [(30, 0_u64), (30, 8192), (40, 4096)] {
+        let data = Bytes::from(vec![lsn as u8; 4096]);
+        builder.data(Lsn(lsn), offset, data.clone(), &digests(&digest_key, offset, &data));
+    }
+    builder.fill(Lsn(40), 1 << 20, 1 << 16, WriteKind::Zero);
+    let item = sealer.seal_frame(ItemNo(1), DiskNo(0), Lsn(30), Lsn(40), &builder.finish()).expect("well formed");
+    let mut bytes = BytesMut::from(&identity.encode(ObjectKind::Run)[..]);
+    let header = &item.header;
+    let frame = FrameEntry {
+        number: header.number,
+        offset: bytes.len() as u64,
+        sealed_bytes: header.sealed_bytes,
+        plain_bytes: header.plain_bytes,
+        codec: header.codec,
+        disk: DiskNo(0),
+        first: header.first,
+        last: header.last,
+    };
+    bytes.extend_from_slice(&item.bytes);
+    let head = RunHead {
+        run: RunId([0xee; 8]),
+        part: 0,
+        from: Slot(1),
+        to: Slot(3),
+        before: FooterDigest([0x98; 32]),
+        behind: FooterDigest([0x97; 32]),
+        owner: (Epoch(3), WriterId([0x54; 16])),
+        boundaries: vec![Boundary { lsn: Lsn(31), slot: Slot(2), footer: FooterDigest([0x96; 32]) }],
+    };
+    let counters = Counters { batches: 0, writes: 4, payload_bytes: 3 * 4096 };
+    let (records, state) = (records(), state());
+    let part = PartContents {
+        head: &head,
+        previous: head.before,
+        run: (Lsn(1), Lsn(40)),
+        frames: &[frame],
+        rows: &BTreeMap::from([(DiskNo(0), item.rows)]),
+        records: &records,
+        state: &state,
+        counters,
+    };
+    let items_end = bytes.len() as u64;
+    let at = Timestamp(1_700_000_008_000_000);
+    bytes.extend_from_slice(&seal_part_footer(&data_key(), &identity, part, Salt([0xcd; 16]), at, items_end).bytes);
+    bytes.freeze()
 }
 
 pub(crate) fn keys() -> KeyObject {
@@ -239,6 +323,14 @@ pub(crate) fn read_log_object(object: &Bytes) -> Result<String, String> {
         let sealed = part(page.offset, page.len.into())?;
         let rows = footer.open_page(&data_key(), number, &sealed).map_err(|error| text(&error))?;
         read += &format!("page {number} {rows:#?}\n");
+    }
+    if footer.run.is_some() {
+        for frame in &footer.frames {
+            let (header, plain) =
+                opener.open_item(&part(frame.offset, frame.item_bytes())?).map_err(|error| text(&error))?;
+            read += &format!("frame {header:?} {}\n", blake3::hash(&plain));
+        }
+        return Ok(read);
     }
     // Every item, batch ends too: as verify does.
     let scan = farshore_engine::vault::segment::scan_whole_batches(object);

@@ -10,7 +10,7 @@ use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::read::error::{Damage, ReadError};
 use farshore_engine::vault::read::segment_view::{LogSource, SegmentView};
 use farshore_engine::vault::read::slots::FilledSlot;
-use farshore_engine::vault::read::tail::{Tail, find_tail};
+use farshore_engine::vault::read::tail::{Tail, find_merged_tail};
 use farshore_engine::vault::segment::{Control, ObjectKind};
 use farshore_engine::vault::store::{StoreError, StoreErrorKind};
 use tokio::time::timeout;
@@ -54,8 +54,7 @@ impl MachineSpec {
 /// The log's end.
 pub(in crate::data) async fn read_tail(spec: MachineSpec) -> Result<Tail, WorkError> {
     let (key, store) = (spec.data_key(), &*spec.wiring.config.store);
-    // Runs do not exist yet: every log counts from its first slot.
-    let reading = find_tail(store, spec.machine, spec.timeline, &key, Slot::ZERO);
+    let reading = find_merged_tail(store, spec.machine, spec.timeline, &key);
     spec.store_call("reading the log's tail", async { reading.await.map_err(WorkError::from) }).await
 }
 

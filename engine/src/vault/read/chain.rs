@@ -35,7 +35,7 @@ impl Chain {
 
     /// Takes the next object, if it is the next one.
     pub fn follow(&mut self, footer: &Footer) -> Result<(), Damage> {
-        if footer.slot != self.next {
+        if footer.slot != self.next || footer.run.is_some() {
             return Err(Damage::Misplaced { sealed_for: footer.slot });
         }
         if footer.previous != self.previous {
@@ -52,6 +52,29 @@ impl Chain {
         }
         self.follow_lsns(footer)?;
         *self = Self::behind(footer);
+        Ok(())
+    }
+
+    /// Takes a whole run, told by its first part and the LSNs it stands for.
+    pub fn follow_run(&mut self, first_part: &Footer) -> Result<(), Damage> {
+        let Some(head) = &first_part.run else { return Err(Damage::Part) };
+        if head.from != self.next {
+            return Err(Damage::Misplaced { sealed_for: head.from });
+        }
+        if head.before != self.previous || first_part.previous != self.previous {
+            return Err(Damage::Chain);
+        }
+        if let Some((before, _)) = self.owner.filter(|(before, _)| head.owner.0 < *before) {
+            return Err(Damage::EpochFell { found: head.owner.0, before });
+        }
+        let (first, last) = (first_part.first, first_part.last);
+        if first <= self.last_lsn {
+            return Err(Damage::Order(StateError::NotAfter { last: self.last_lsn, found: first }));
+        }
+        if last < first || first_part.state.last_lsn != last {
+            return Err(Damage::Order(StateError::OutsideRun { first, last, found: first_part.state.last_lsn }));
+        }
+        *self = Self { next: head.to.next(), previous: head.behind, owner: Some(head.owner), last_lsn: last };
         Ok(())
     }
 

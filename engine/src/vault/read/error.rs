@@ -55,6 +55,9 @@ pub enum Damage {
     /// It does not name the object before it.
     #[error("the object does not follow the one in the slot before: one of the two was replaced")]
     Chain,
+    /// A part of a run that does not follow the part before it, or not the one that the manifest names.
+    #[error("the part does not belong to the run that the manifest names: it was replaced, or parts were exchanged")]
+    Part,
     /// It belongs to an owner who had lost the log already.
     #[error("the object is of epoch {found} but follows one of epoch {before}: a fenced owner wrote it")]
     EpochFell {
@@ -156,6 +159,16 @@ pub enum ReadError {
         lsn: Lsn,
         /// The last LSN that can be read.
         readable: Lsn,
+    },
+    /// A position that merging has dropped.
+    #[error(
+        "LSN {lsn} of machine {machine} is no longer retained: only recovery points that are listed can be read; choose one"
+    )]
+    NotRetained {
+        /// The machine.
+        machine: MachineId,
+        /// The position.
+        lsn: Lsn,
     },
     /// A range that leaves the disk.
     #[error("bytes {offset} to {end} leave the disk, which has {size_bytes} bytes")]

@@ -86,7 +86,7 @@ impl VolumeExport {
     fn push_base(&self, range: Range<u64>, max: usize, found: &mut Vec<StatusExtent>) -> Result<(), NbdError> {
         let mut at = range.start;
         while at < range.end && found.len() <= max {
-            let map = self.volume.map_now(at).map_or_else(|| self.runtime.block_on(self.volume.map(at)), Ok);
+            let map = self.volume.map_now(at).map_or_else(|| self.runtime.block_on(self.volume.map_again(at)), Ok);
             let map = map.map_err(|cause| self.failed(range.clone(), &cause))?;
             let end = range.end.min(map.window().end);
             for run in map.runs(at..end) {

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use super::segment_view::ObjectPlace;
 use crate::digest::DigestKey;
-use crate::ids::{Slot, TimelineId};
+use crate::ids::TimelineId;
 use crate::section::{Section, WriteKind};
 
 /// Which frame: timelines are never reused, so no machine is needed.
@@ -21,9 +22,9 @@ use crate::section::{Section, WriteKind};
 pub struct FrameId {
     /// The timeline whose log holds it.
     pub timeline: TimelineId,
-    /// The segment's slot.
-    pub slot: Slot,
-    /// Its place in the segment's frame table.
+    /// The object.
+    pub place: ObjectPlace,
+    /// Its place in the object's frame table.
     pub frame: u32,
 }
 
@@ -175,11 +176,11 @@ mod tests {
 
     use super::*;
     use crate::digest::digests;
-    use crate::ids::Lsn;
+    use crate::ids::{Lsn, Slot};
     use crate::section::SectionBuilder;
 
     fn id(frame: u32) -> FrameId {
-        FrameId { timeline: TimelineId([1; 8]), slot: Slot(2), frame }
+        FrameId { timeline: TimelineId([1; 8]), place: ObjectPlace::Slot(Slot(2)), frame }
     }
 
     fn frame() -> OpenFrame {

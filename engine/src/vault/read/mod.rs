@@ -1,7 +1,8 @@
 //! Reading a vault: tail, points, extent maps, volumes, verify, restore.
 //!
 //! ```text
-//!   store ─► slots ─► segment_view (footers) ─► chain ─► timeline ─► points
+//!   manifest ─► runs ┐
+//!   store ─► slots ──┴► segment_view (footers) ─► chain ─► timeline ─► points
 //!                          │                                │
 //!                          │ index pages                    ▼
 //!                          └────────► windows (extent maps) ─► Volume ─► overlay, export, restore
@@ -20,6 +21,7 @@ pub mod open_vault;
 pub mod overlay;
 pub mod points;
 pub mod restore;
+pub mod runs;
 pub mod segment_view;
 pub mod select;
 pub mod slots;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{DiskNo, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp};
 use crate::record::{DiskInfo, Mark, MarkKind, Record, RecordAt};
+use crate::vault::segment::Boundary;
 use crate::vault::state::{LogState, StateError};
 
 /// A mark that is committed and usable, and the disks it covers.
@@ -87,6 +88,8 @@ struct KnownDisk {
 pub struct SegmentRecords<'a> {
     /// Its timeline and slot.
     pub place: (TimelineId, Slot),
+    /// Of a run: where its retained positions were.
+    pub boundaries: &'a [Boundary],
     /// Its records, in order.
     pub records: &'a [RecordAt],
     /// First LSNs of its frames, in order: writes happened there.
@@ -95,6 +98,13 @@ pub struct SegmentRecords<'a> {
     pub state: Option<&'a LogState>,
     /// Whether everything before it and all of it can be read: otherwise its marks are no points.
     pub readable: bool,
+}
+
+impl SegmentRecords<'_> {
+    fn slot_of(&self, lsn: Lsn) -> Slot {
+        let at = self.boundaries.binary_search_by_key(&lsn, |boundary| boundary.lsn);
+        at.map_or(self.place.1, |at| self.boundaries[at].slot)
+    }
 }
 
 impl History {
@@ -148,7 +158,8 @@ impl History {
             Record::DiskRemoved { .. } => self.disks = None,
             Record::Mark(mark) if segment.readable => {
                 let disks = self.disks.get_or_insert_with(|| self.state.disks.keys().copied().collect()).clone();
-                self.marks.push(SeenMark { lsn: at.lsn, place: segment.place, mark: mark.clone(), disks });
+                let place = (segment.place.0, segment.slot_of(at.lsn));
+                self.marks.push(SeenMark { lsn: at.lsn, place, mark: mark.clone(), disks });
             }
             _ => {}
         }
@@ -272,7 +283,8 @@ mod tests {
             self.lsn += 1;
             let records = [RecordAt { lsn: Lsn(self.lsn), record }];
             let place = (TimelineId([1; 8]), Slot(self.slot));
-            let segment = SegmentRecords { place, records: &records, writes: &[], state: None, readable: true };
+            let segment =
+                SegmentRecords { place, boundaries: &[], records: &records, writes: &[], state: None, readable: true };
             self.history.take(segment).expect("the log is in order");
             self.slot += 1;
             self.lsn
@@ -315,7 +327,14 @@ mod tests {
         state.apply(&records[0]).expect("its follower");
         assert_eq!(state.disks[&DiskNo(0)].gap.map(|gap| gap.from), Some(Lsn(10)));
         let place = (TimelineId([1; 8]), Slot(log.slot));
-        let segment = SegmentRecords { place, records: &records, writes: &[], state: Some(&state), readable: true };
+        let segment = SegmentRecords {
+            place,
+            boundaries: &[],
+            records: &records,
+            writes: &[],
+            state: Some(&state),
+            readable: true,
+        };
         log.history.take(segment).expect("in order");
         log.lsn = 20;
         log.put(Record::GapClosed { disk: DiskNo(0) });
@@ -375,7 +394,14 @@ mod tests {
         later.last_lsn = Lsn(99);
         let records = [RecordAt { lsn: Lsn(60), record: Record::CleanStop { captured_at: Timestamp(0) } }];
         let place = (TimelineId([1; 8]), Slot(9));
-        let segment = SegmentRecords { place, records: &records, writes: &[], state: Some(&later), readable: false };
+        let segment = SegmentRecords {
+            place,
+            boundaries: &[],
+            records: &records,
+            writes: &[],
+            state: Some(&later),
+            readable: false,
+        };
         log.history.take(segment).expect("later records follow");
         assert_eq!(log.points(), [(first, vec![0]), (first + 1, vec![0])]);
         let gap = crate::vault::state::Gap { from: Lsn(first), reason: GapReason::Overload };

@@ -349,7 +349,7 @@ impl RestorePlan {
         let item = view.source.item(&view.segments[segment as usize], frame).await?;
         let opened = tokio::task::spawn_blocking(move || {
             let segment = &view.segments[segment as usize];
-            let name = || view.source.name(segment.timeline, segment.slot);
+            let name = || view.source.name_of(segment);
             let damaged = |damage: Damage| Failure::Read(ReadError::damaged(name(), damage));
             let open = view.source.open_frame(segment, frame, &item).map_err(damaged)?;
             let mut bytes_written = 0;

@@ -1,4 +1,5 @@
-//! A log object as a reader sees it: its footer, opened once, and how to get at its index pages and frames.
+//! An object that holds writes, as a reader sees it: its footer, opened once, and how to get at its index pages and frames.
+//! A segment fills a slot of the log; a part of a run stands for many.
 //!
 //! One range read of the object's last [`TAIL_READ_BYTES`] usually brings trailer, top and all index pages; the pages
 //! are kept, still sealed, while the reader's budget lasts, so that the map of a new point needs no second read.
@@ -11,7 +12,7 @@ use super::error::{Damage, ReadError};
 use super::frame_cache::{FrameId, OpenFrame};
 use super::slots::FilledSlot;
 use crate::digest::DigestKey;
-use crate::ids::{Lsn, MachineId, Slot, TimelineId};
+use crate::ids::{Lsn, MachineId, RunId, Slot, TimelineId};
 use crate::section::Section;
 use crate::vault::crypto::{DataKey, OpenError};
 use crate::vault::layout::ObjectName;
@@ -22,6 +23,25 @@ use crate::vault::store::{ObjectStore, StoreErrorKind};
 /// How much of an object's end is read first, in bytes. Chosen: holds the footer of a segment of 5,000 random writes
 /// (10 bytes a row); half of it makes most reads of a busy segment two, double of it costs 5 ms more at 100 Mbit/s.
 pub const TAIL_READ_BYTES: u64 = 64 << 10;
+
+/// Where an object of a timeline lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectPlace {
+    /// In a slot of its log.
+    Slot(Slot),
+    /// In a run, as this part of it.
+    Run(RunId, u32),
+}
+
+impl ObjectPlace {
+    /// The object's name.
+    pub fn name(self, machine: MachineId, timeline: TimelineId) -> ObjectName {
+        match self {
+            Self::Slot(slot) => ObjectName::log(machine, timeline, slot),
+            Self::Run(run, part) => ObjectName::run_part(machine, timeline, run, part),
+        }
+    }
+}
 
 /// A machine's logs in a store, and the keys to read them.
 #[derive(Clone)]
@@ -37,8 +57,10 @@ pub struct LogSource {
 pub struct SegmentView {
     /// The timeline it lies in.
     pub timeline: TimelineId,
-    /// The slot it fills.
+    /// The slot it fills, or the last one that it stands for.
     pub slot: Slot,
+    /// Where it lies.
+    pub place: ObjectPlace,
     /// The object's size in bytes.
     pub object_bytes: u64,
     /// Its footer; without records and state once its reader has taken them.
@@ -88,6 +110,11 @@ impl LogSource {
         ObjectName::log(self.machine, timeline, slot)
     }
 
+    /// The name of an object that was opened.
+    pub fn name_of(&self, view: &SegmentView) -> ObjectName {
+        view.place.name(self.machine, view.timeline)
+    }
+
     async fn range(&self, name: &ObjectName, offset: u64, len: u64) -> Result<Bytes, ReadError> {
         range(&*self.store, name, offset, len).await
     }
@@ -99,14 +126,37 @@ impl LogSource {
         filled: FilledSlot,
         keep_bytes: usize,
     ) -> Result<SegmentView, ReadError> {
-        let OpenedFooter { footer, object_bytes, pages } =
-            open_footer(&*self.store, self.machine, timeline, &self.key, filled).await?;
+        let opened = open_footer(&*self.store, self.machine, timeline, &self.key, filled).await?;
+        Ok(self.view(timeline, ObjectPlace::Slot(filled.slot), opened, keep_bytes))
+    }
+
+    /// The same for a part of a run, which has `bytes` bytes.
+    pub async fn open_part(
+        &self,
+        timeline: TimelineId,
+        run: RunId,
+        part: u32,
+        bytes: u64,
+        keep_bytes: usize,
+    ) -> Result<SegmentView, ReadError> {
+        let place = ObjectPlace::Run(run, part);
+        let name = place.name(self.machine, timeline);
+        let opened = open_end(&*self.store, self.machine, timeline, &self.key, &name, bytes).await?;
+        match &opened.footer.run {
+            Some(head) if (head.run, head.part) == (run, part) => {}
+            _ => return Err(ReadError::damaged(name, Damage::Misplaced { sealed_for: opened.footer.slot })),
+        }
+        Ok(self.view(timeline, place, opened, keep_bytes))
+    }
+
+    fn view(&self, timeline: TimelineId, place: ObjectPlace, opened: OpenedFooter, keep_bytes: usize) -> SegmentView {
+        let OpenedFooter { footer, object_bytes, pages } = opened;
         // A copy: a slice would hold the whole tail.
         let pages = pages.filter(|(_, bytes)| !bytes.is_empty() && bytes.len() <= keep_bytes);
         let pages = pages.map(|(at, bytes)| (at, Bytes::copy_from_slice(&bytes)));
         let opener = FrameOpener::new(&self.key, &footer.identity);
-        let slot = filled.slot;
-        Ok(SegmentView { timeline, slot, object_bytes, footer, limit: Lsn(u64::MAX), opener, pages })
+        let slot = footer.slot;
+        SegmentView { timeline, slot, place, object_bytes, footer, limit: Lsn(u64::MAX), opener, pages }
     }
 
     /// Any range of an object.
@@ -114,13 +164,13 @@ impl LogSource {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        self.range(&self.name(segment.timeline, segment.slot), offset, len).await
+        self.range(&self.name_of(segment), offset, len).await
     }
 
     /// The rows of one index page.
     pub async fn rows(&self, segment: &SegmentView, page: usize) -> Result<Vec<IndexRow>, ReadError> {
         let entry = segment.footer.pages[page];
-        let name = self.name(segment.timeline, segment.slot);
+        let name = self.name_of(segment);
         let kept = segment.pages.as_ref().and_then(|(base, bytes)| {
             let at = usize::try_from(entry.offset.checked_sub(*base)?).ok()?;
             bytes.get(at..at.checked_add(entry.len as usize)?).map(|_| bytes.slice(at..at + entry.len as usize))
@@ -135,7 +185,7 @@ impl LogSource {
     /// Fetches a frame, opens it and checks every piece's digest.
     pub async fn frame(&self, segment: &SegmentView, frame: u32) -> Result<OpenFrame, ReadError> {
         let item = self.item(segment, frame).await?;
-        let name = self.name(segment.timeline, segment.slot);
+        let name = self.name_of(segment);
         self.open_frame(segment, frame, &item)
             .map_err(|cause| ReadError::damaged(name, Damage::Frame { frame, cause: Box::new(cause) }))
     }
@@ -143,7 +193,7 @@ impl LogSource {
     /// Fetches a frame's item as it lies there.
     pub async fn item(&self, segment: &SegmentView, frame: u32) -> Result<Bytes, ReadError> {
         let entry = segment.footer.frames[frame as usize];
-        let name = self.name(segment.timeline, segment.slot);
+        let name = self.name_of(segment);
         self.range(&name, entry.offset, entry.item_bytes()).await
     }
 
@@ -177,13 +227,25 @@ pub(super) async fn open_footer(
     filled: FilledSlot,
 ) -> Result<OpenedFooter, ReadError> {
     let name = ObjectName::log(machine, timeline, filled.slot);
-    let damaged = |damage: Damage| ReadError::damaged(name.clone(), damage);
-    let ObjectEnd { from, tail, trailer, top } = read_end(store, &name, filled.bytes).await?;
-    let found = from + tail.len() as u64;
-    let footer = Footer::open(key, machine, timeline, &trailer, &top).map_err(|error| damaged(error.into()))?;
-    if footer.slot != filled.slot {
-        return Err(damaged(Damage::Misplaced { sealed_for: footer.slot }));
+    let opened = open_end(store, machine, timeline, key, &name, filled.bytes).await?;
+    if opened.footer.slot != filled.slot || opened.footer.run.is_some() {
+        return Err(ReadError::damaged(name, Damage::Misplaced { sealed_for: opened.footer.slot }));
     }
+    Ok(opened)
+}
+
+async fn open_end(
+    store: &dyn ObjectStore,
+    machine: MachineId,
+    timeline: TimelineId,
+    key: &DataKey,
+    name: &ObjectName,
+    bytes: u64,
+) -> Result<OpenedFooter, ReadError> {
+    let ObjectEnd { from, tail, trailer, top } = read_end(store, name, bytes).await?;
+    let found = from + tail.len() as u64;
+    let footer = Footer::open(key, machine, timeline, &trailer, &top);
+    let footer = footer.map_err(|error| ReadError::damaged(name.clone(), error))?;
     let pages = trailer.items_end.checked_sub(from).map(|at| {
         let end = trailer.top_at - from;
         (trailer.items_end, tail.slice(at as usize..end as usize))
@@ -248,6 +310,13 @@ impl SegmentView {
     pub fn forget_log(&mut self) {
         self.footer.records = Vec::new();
         self.footer.state = LogState::default();
+        self.footer.run = None;
+    }
+
+    /// The same object without what its footer says about the log.
+    pub fn without_log(mut self) -> Self {
+        self.forget_log();
+        self
     }
 
     /// Forgets its kept index pages: they are read again when wanted.
@@ -262,7 +331,7 @@ impl SegmentView {
 
     /// The cache's name of one of its frames.
     pub fn frame_id(&self, frame: u32) -> FrameId {
-        FrameId { timeline: self.timeline, slot: self.slot, frame }
+        FrameId { timeline: self.timeline, place: self.place, frame }
     }
 
     /// The last LSN that it brings.

@@ -10,6 +10,7 @@ use super::slots::find_slots;
 use crate::ids::{Epoch, MachineId, Slot, TimelineId, WriterId};
 use crate::vault::crypto::DataKey;
 use crate::vault::layout::ObjectName;
+use crate::vault::manifest_keeper::read_manifest_in;
 use crate::vault::segment::FooterDigest;
 use crate::vault::state::LogState;
 use crate::vault::store::ObjectStore;
@@ -55,6 +56,18 @@ pub async fn find_tail(
         last_owner: chain.owner,
         state: opened.footer.state,
     })
+}
+
+/// The same, from the floor that the timeline's manifest names.
+pub async fn find_merged_tail(
+    store: &dyn ObjectStore,
+    machine: MachineId,
+    timeline: TimelineId,
+    key: &DataKey,
+) -> Result<Tail, ReadError> {
+    let manifest = read_manifest_in(store, machine, timeline, key).await?;
+    let floor = manifest.map_or(Slot(0), |(manifest, _)| manifest.floor);
+    find_tail(store, machine, timeline, key, floor).await
 }
 
 impl Tail {

@@ -4,6 +4,10 @@
 //! missing or damaged: what lies behind it is no point of anything (I6), and no error either, so that all the rest of a
 //! damaged vault can still be read. Footers behind the break are opened all the same, for the gaps they tell of.
 //!
+//! What was merged is read first: the runs that the manifest names, then the live segments from its floor on. Inside a run
+//! only the positions that it kept can be read. A reader that was opened before a merge reads on while the objects it knows
+//! are there; [`TimelineReader::refresh`] takes up what the manifest says since.
+//!
 //! A child timeline begins with its parent's objects, up to the branch:
 //!
 //! ```text
@@ -19,12 +23,15 @@ use futures_util::stream::{self, StreamExt};
 use super::chain::Chain;
 use super::error::{Damage, ReadError};
 use super::points::{History, RecoveryPoint, SegmentRecords};
-use super::segment_view::{LogSource, SegmentView};
+use super::runs::{ReadableRun, open_run};
+use super::segment_view::{LogSource, ObjectPlace, SegmentView};
 use super::slots::{FilledSlot, Slots, find_new_slots, find_slots};
 use crate::ids::{Lsn, MarkId, Slot, TimelineId};
 use crate::record::{Record, RecordAt};
 use crate::vault::layout::ObjectName;
-use crate::vault::segment::{Branch, Control};
+use crate::vault::manifest::{Manifest, Run};
+use crate::vault::manifest_keeper::read_manifest;
+use crate::vault::segment::{Boundary, Branch, Control};
 use crate::vault::state::{DiskState, LogState, StateError};
 
 /// Store calls at once. Chosen: 1,000 footers at 20 ms take 1.3 s; more wins little and is what stores throttle.
@@ -70,7 +77,12 @@ pub struct PointPage {
 pub struct TimelineReader {
     source: LogSource,
     timeline: TimelineId,
+    /// What the manifest says; `None` where there is none, or none that can be read.
+    manifest: Option<Manifest>,
+    runs: Vec<ReadableRun>,
     segments: Vec<Arc<SegmentView>>,
+    /// Records and states of footers are kept: whoever merges needs them.
+    keeps_log: bool,
     chain: Chain,
     history: History,
     /// The history with what footers behind a break tell of gaps.
@@ -84,14 +96,33 @@ pub struct TimelineReader {
 impl TimelineReader {
     /// Reads the log of `timeline`, and of those it branched from.
     pub async fn open(source: LogSource, timeline: TimelineId) -> Result<Self, ReadError> {
-        Self::open_branch(source, timeline, 0).await
+        Self::open_branch(source, timeline, 0, false).await
     }
 
-    async fn open_branch(source: LogSource, timeline: TimelineId, depth: usize) -> Result<Self, ReadError> {
+    /// The same, with the records and states of all footers kept: for merging.
+    pub async fn open_with_log(source: LogSource, timeline: TimelineId) -> Result<Self, ReadError> {
+        Self::open_branch(source, timeline, 0, true).await
+    }
+
+    async fn open_branch(
+        source: LogSource,
+        timeline: TimelineId,
+        depth: usize,
+        keeps_log: bool,
+    ) -> Result<Self, ReadError> {
+        let manifest = match read_manifest(&source, timeline).await {
+            Ok(found) => found.map(|(manifest, _)| manifest),
+            // Without it the log can still be read as far as its first segments are there; verify names the damage.
+            Err(ReadError::Damaged { .. }) => None,
+            Err(other) => return Err(other),
+        };
         let mut reader = Self {
             source,
             timeline,
+            manifest,
+            runs: Vec::new(),
             segments: Vec::new(),
+            keeps_log,
             chain: Chain::EMPTY,
             history: History::default(),
             late: None,
@@ -99,18 +130,91 @@ impl TimelineReader {
             broken: None,
             kept_bytes: 0,
         };
+        reader.load_runs(depth).await?;
         let (machine, store) = (reader.source.machine(), reader.source.store());
-        let slots = find_slots(store, machine, timeline, Slot(0)).await.map_err(ReadError::Store)?;
+        let slots = find_slots(store, machine, timeline, reader.floor()).await.map_err(ReadError::Store)?;
         reader.load(slots, depth).await?;
         Ok(reader)
     }
 
+    /// Takes the runs that the manifest names; before them the branch, which stays a log object of its own.
+    async fn load_runs(&mut self, depth: usize) -> Result<(), ReadError> {
+        let runs = self.merged().to_vec();
+        if runs.first().is_some_and(|run| run.from > Slot(0)) {
+            let name = self.source.name(self.timeline, Slot(0));
+            let head = self.source.store().head(&name).await.map_err(|error| ReadError::store(&name, error));
+            let opened = match head {
+                Ok(meta) => self.source.open(self.timeline, FilledSlot { slot: Slot(0), bytes: meta.bytes }, 0).await,
+                Err(error) => Err(error),
+            };
+            self.take(Slot(0), damage_apart(opened)?, depth).await?;
+        }
+        for run in runs.iter() {
+            if self.broken.is_some() {
+                break;
+            }
+            let opened = open_run(&self.source, self.timeline, run, KEPT_PAGE_BYTES / IN_FLIGHT).await;
+            let taken = match opened {
+                Ok(parts) => self
+                    .take_run(run, parts)
+                    .map_err(|damage| (ObjectPlace::Run(run.id, 0).name(self.source.machine(), self.timeline), damage)),
+                Err(ReadError::Damaged { object, damage }) => Err((object, damage)),
+                Err(other) => return Err(other),
+            };
+            if let Err((object, damage)) = taken {
+                self.broken = Some(Break { timeline: self.timeline, slot: run.from, object, damage });
+            }
+        }
+        Ok(())
+    }
+
+    fn take_run(&mut self, run: &Run, parts: Vec<SegmentView>) -> Result<(), Damage> {
+        let first_part = &parts.first().expect("an open run has parts").footer;
+        let mut chain = self.chain;
+        chain.follow_run(first_part)?;
+        feed(&mut self.history, &parts[0], true).map_err(Damage::Order)?;
+        self.chain = chain;
+        self.runs.push(ReadableRun {
+            timeline: self.timeline,
+            id: run.id,
+            slots: (run.from, run.to),
+            first: run.first,
+            last: run.last,
+            boundaries: boundaries(&parts[0]).into(),
+            bytes: run.bytes,
+        });
+        for mut view in parts {
+            self.keep_pages(&mut view);
+            if !self.keeps_log {
+                view.forget_log();
+            }
+            self.segments.push(Arc::new(view));
+        }
+        Ok(())
+    }
+
+    /// Keeps an object's index pages while there is room for them.
+    fn keep_pages(&mut self, view: &mut SegmentView) {
+        if self.kept_bytes + view.kept_bytes() > KEPT_PAGE_BYTES {
+            view.drop_pages();
+        }
+        self.kept_bytes += view.kept_bytes();
+    }
+
     /// Reads what was added to the log since, without listing it. After a break it reads from the broken object on.
     pub async fn refresh(&mut self) -> Result<(), ReadError> {
-        if self.broken.as_ref().is_some_and(|broken| broken.timeline != self.timeline) {
-            *self = Self::open(self.source.clone(), self.timeline).await?;
+        let now = match read_manifest(&self.source, self.timeline).await {
+            Ok(found) => found.map(|(manifest, _)| manifest),
+            Err(ReadError::Damaged { .. }) => None,
+            Err(other) => return Err(other),
+        };
+        let merged = now.as_ref().map_or(&[][..], |manifest| &manifest.runs) != self.merged();
+        let early = |broken: &Break| broken.timeline != self.timeline || broken.slot < self.floor();
+        if merged || self.broken.as_ref().is_some_and(early) {
+            *self = Self::open_branch(self.source.clone(), self.timeline, 0, self.keeps_log).await?;
             return Ok(());
         }
+        self.manifest = now;
         let (machine, store, next) = (self.source.machine(), self.source.store(), self.chain.next);
         let slots = match self.broken.is_some() {
             true => find_slots(store, machine, self.timeline, next).await,
@@ -139,12 +243,7 @@ impl TimelineReader {
             while let Some(gone) = missing.next_if(|gone| *gone < slot) {
                 self.take(gone, Err(Damage::Missing), depth).await?;
             }
-            let view = match view {
-                Ok(view) => Ok(view),
-                Err(ReadError::Damaged { damage, .. }) => Err(damage),
-                Err(other) => return Err(other),
-            };
-            self.take(slot, view, depth).await?;
+            self.take(slot, damage_apart(view)?, depth).await?;
         }
         Ok(())
     }
@@ -185,14 +284,10 @@ impl TimelineReader {
         if let Err(error) = feed(&mut self.history, &view, true) {
             return Ok(Err(Damage::Order(error)));
         }
-        if self.kept_bytes + view.kept_bytes() > KEPT_PAGE_BYTES {
-            view.drop_pages();
-        }
-        // A parent's records and states are taken once more, by its child.
-        if depth == 0 {
+        self.keep_pages(&mut view);
+        if !self.keeps_log {
             view.forget_log();
         }
-        self.kept_bytes += view.kept_bytes();
         self.segments.push(Arc::new(view));
         self.chain = chain;
         Ok(Ok(()))
@@ -203,9 +298,20 @@ impl TimelineReader {
         if depth >= ANCESTORS_MAX {
             return Ok(Err(Damage::StrayBranch));
         }
-        let parent = Box::pin(Self::open_branch(self.source.clone(), branch.timeline, depth + 1)).await?;
-        let own = parent.segments.iter().position(|view| view.timeline == branch.timeline && view.slot == branch.slot);
-        let Some(end) = own else {
+        // A parent's records and states are taken once more, by its child.
+        let parent = Box::pin(Self::open_branch(self.source.clone(), branch.timeline, depth + 1, true)).await?;
+        if let Some((end, footer)) = parent.merged_end(&branch) {
+            if footer != branch.footer {
+                return Ok(Err(Damage::Parent { parent: branch.timeline, slot: branch.slot }));
+            }
+            self.runs = parent.runs.iter().take_while(|run| run.first <= branch.lsn).cloned().collect();
+            self.runs.iter_mut().for_each(|run| run.last = run.last.min(branch.lsn));
+            self.adopt(&parent.segments[..=end], branch.lsn);
+            return Ok(Ok(()));
+        }
+        let own =
+            |view: &Arc<SegmentView>| view.timeline == branch.timeline && view.place == ObjectPlace::Slot(branch.slot);
+        let Some(end) = parent.segments.iter().position(own) else {
             // The parent is broken, or too short: either way the object that the branch names is not readable.
             let broken = parent.broken.unwrap_or_else(|| Break {
                 timeline: branch.timeline,
@@ -220,8 +326,22 @@ impl TimelineReader {
         if parent.segments[end].footer.digest != branch.footer {
             return Ok(Err(Damage::Parent { parent: branch.timeline, slot: branch.slot }));
         }
+        self.runs = parent.runs.clone();
         self.adopt(&parent.segments[..=end], branch.lsn);
         Ok(Ok(()))
+    }
+
+    /// Where the position that a branch names lies in one of this timeline's runs: the place of the run's last part, and the
+    /// footer that the position's slot had.
+    fn merged_end(&self, branch: &Branch) -> Option<(usize, crate::vault::segment::FooterDigest)> {
+        let run = self
+            .runs
+            .iter()
+            .find(|run| run.timeline == branch.timeline && run.slots.0 <= branch.slot && branch.slot <= run.slots.1)?;
+        let footer = run.boundary(branch.lsn).filter(|found| found.slot == branch.slot)?.footer;
+        let last =
+            self.segments.iter().rposition(|view| matches!(view.place, ObjectPlace::Run(id, _) if id == run.id))?;
+        Some((last, footer))
     }
 
     /// Takes checked objects of a parent, up to an LSN.
@@ -231,9 +351,15 @@ impl TimelineReader {
                 true => Arc::new(view.up_to(limit)),
                 false => view.clone(),
             };
-            // The parent's reader applied the same records, in the same order.
-            let fed = feed(&mut self.history, &view, true);
-            assert!(fed.is_ok(), "a checked log stays in order");
+            // The parent's reader applied the same records, in the same order. Only the first part of a run has any.
+            if !matches!(view.place, ObjectPlace::Run(_, 1..)) {
+                let fed = feed(&mut self.history, &view, true);
+                assert!(fed.is_ok(), "a checked log stays in order");
+            }
+            let view = match self.keeps_log {
+                true => view,
+                false => Arc::new(SegmentView::clone(&view).without_log()),
+            };
             self.kept_bytes += view.kept_bytes();
             self.segments.push(view);
         }
@@ -258,6 +384,35 @@ impl TimelineReader {
     /// The timeline.
     pub fn timeline(&self) -> TimelineId {
         self.timeline
+    }
+
+    /// What the manifest says; `None` where there is none.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// Whether it kept the records and states of all footers.
+    pub fn keeps_log(&self) -> bool {
+        self.keeps_log
+    }
+
+    /// The first slot that counts by itself.
+    pub fn floor(&self) -> Slot {
+        self.manifest.as_ref().map_or(Slot(0), |manifest| manifest.floor)
+    }
+
+    fn merged(&self) -> &[Run] {
+        self.manifest.as_ref().map_or(&[], |manifest| &manifest.runs)
+    }
+
+    /// The runs, those of parents first.
+    pub fn runs(&self) -> &[ReadableRun] {
+        &self.runs
+    }
+
+    /// Whether a position can be read: merging has not dropped it.
+    pub fn retains(&self, lsn: Lsn) -> bool {
+        !self.runs.iter().any(|run| run.has_dropped(lsn))
     }
 
     /// Store and keys.
@@ -326,6 +481,19 @@ impl TimelineReader {
     }
 }
 
+/// Tells what an object shows from a store that does not answer.
+fn damage_apart(opened: Result<SegmentView, ReadError>) -> Result<Result<SegmentView, Damage>, ReadError> {
+    match opened {
+        Ok(view) => Ok(Ok(view)),
+        Err(ReadError::Damaged { damage, .. }) => Ok(Err(damage)),
+        Err(other) => Err(other),
+    }
+}
+
+fn boundaries(view: &SegmentView) -> Vec<Boundary> {
+    view.footer.run.as_ref().map_or(Vec::new(), |head| head.boundaries.clone())
+}
+
 /// A mark behind a break as the point it would be.
 fn lost_point((timeline, slot): (TimelineId, Slot), at: &RecordAt, state: &LogState) -> Option<RecoveryPoint> {
     let Record::Mark(mark) = &at.record else { return None };
@@ -349,7 +517,13 @@ fn lost_point((timeline, slot): (TimelineId, Slot), at: &RecordAt, state: &LogSt
 fn feed(history: &mut History, view: &SegmentView, readable: bool) -> Result<(), StateError> {
     let footer = &view.footer;
     let records = &footer.records[..footer.records.partition_point(|at| at.lsn <= view.limit)];
-    let writes: Vec<Lsn> = footer.frames.iter().map(|frame| frame.first).collect();
+    // Of a run, the records alone tell what matters: see `merge::records`.
+    let writes: Vec<Lsn> = match footer.run {
+        Some(_) => Vec::new(),
+        None => footer.frames.iter().map(|frame| frame.first).collect(),
+    };
+    let boundaries = footer.run.as_ref().map_or(&[][..], |head| &head.boundaries);
     let state = (footer.state.last_lsn <= view.limit).then_some(&footer.state);
-    history.take(SegmentRecords { place: (view.timeline, view.slot), records, writes: &writes, state, readable })
+    let place = (view.timeline, view.slot);
+    history.take(SegmentRecords { place, boundaries, records, writes: &writes, state, readable })
 }

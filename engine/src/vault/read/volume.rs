@@ -9,6 +9,9 @@
 //! A read gives the bytes that were captured, or an error: a frame that does not open, a piece whose digest does not hold,
 //! and an index that points to the wrong place are all errors, never other bytes.
 //!
+//! What a merge replaces stays for a grace; a volume that outlives it finds an object missing, reads the timeline again and
+//! goes on out of what took its place, or says that its position is no longer retained.
+//!
 //! Reads that go on where one before ended are taken for a stream, and the frames in front of it are fetched ahead.
 
 use std::collections::HashMap;
@@ -25,8 +28,10 @@ use super::frame_cache::{FrameCache, OpenFrame};
 use super::points::RecoveryPoint;
 use super::timeline::TimelineReader;
 use super::windows::{MapTarget, Windows};
-use crate::ids::{DiskNo, Lsn};
+use crate::ids::{DiskNo, Lsn, TimelineId};
 use crate::record::DiskInfo;
+use crate::vault::manifest::Run;
+use crate::vault::manifest_keeper::read_manifest;
 
 /// Frames that one read fetches at once. Chosen: 8 frames of 512 KiB are in flight, 4 MiB a reader.
 const FRAMES_IN_FLIGHT: usize = 8;
@@ -58,12 +63,23 @@ pub struct Volume {
 #[derive(Debug)]
 struct Shared {
     info: DiskInfo,
-    windows: Windows,
+    timeline: TimelineId,
+    state: Mutex<Arc<State>>,
+    /// Held while the timeline is read again: once for all reads that met a missing object.
+    reopening: tokio::sync::Mutex<()>,
     frames: Arc<FrameCache>,
     limits: VolumeLimits,
     /// Ends of the newest reads, newest last: where a stream would go on.
     ends: Mutex<Vec<u64>>,
     ahead: Arc<Semaphore>,
+}
+
+/// The log as it was when it was read last.
+#[derive(Debug)]
+struct State {
+    windows: Windows,
+    /// Which runs it had.
+    merged: Vec<Run>,
 }
 
 /// Pieces of a read that one frame serves.
@@ -103,13 +119,12 @@ impl Volume {
         if lsn > readable.next() {
             return Err(ReadError::Beyond { machine: reader.source().machine(), lsn, readable });
         }
-        let history = reader.history();
-        let info = history.disk_at(disk, lsn).ok_or(ReadError::NotCovered { disk, lsn })?;
-        let (view, size_bytes, sizes) = (reader.view(), info.size_bytes, history.sizes(disk).to_vec());
-        let target = MapTarget { view, disk, lsn, size_bytes, sizes };
+        let (info, state) = State::at(reader, disk, lsn, limits)?;
         let shared = Shared {
             info,
-            windows: Windows::new(target, limits.map_bytes_max),
+            timeline: reader.timeline(),
+            state: Mutex::new(Arc::new(state)),
+            reopening: tokio::sync::Mutex::new(()),
             frames,
             limits,
             ends: Mutex::new(Vec::new()),
@@ -125,12 +140,12 @@ impl Volume {
 
     /// The position.
     pub fn lsn(&self) -> Lsn {
-        self.shared.windows.target().lsn
+        self.shared.state().windows.target().lsn
     }
 
     /// Memory that extent maps take, in bytes.
     pub fn map_bytes(&self) -> usize {
-        self.shared.windows.held_bytes()
+        self.shared.state().windows.held_bytes()
     }
 
     fn check(&self, range: &Range<u64>) -> Result<(), ReadError> {
@@ -143,12 +158,24 @@ impl Volume {
 
     /// The map whose window holds `offset`.
     pub async fn map(&self, offset: u64) -> Result<Arc<ExtentMap>, ReadError> {
-        self.shared.windows.map(offset).await
+        self.shared.state().windows.map(offset).await
+    }
+
+    /// The same; where an object is missing, out of what merging put in its place. Its extents name other objects then than
+    /// those of maps from before: not for who fetches frames himself.
+    pub async fn map_again(&self, offset: u64) -> Result<Arc<ExtentMap>, ReadError> {
+        let state = self.shared.state();
+        match state.windows.map(offset).await {
+            Err(missing) if is_missing(&missing) => {
+                self.shared.reopen(&state, missing).await?.windows.map(offset).await
+            }
+            made => made,
+        }
     }
 
     /// The same, if it is in memory.
     pub fn map_now(&self, offset: u64) -> Option<Arc<ExtentMap>> {
-        self.shared.windows.get(offset)
+        self.shared.state().windows.get(offset)
     }
 
     /// Whether the maps of a range are in memory.
@@ -166,22 +193,15 @@ impl Volume {
     /// The runs of a range, holes included, from left to right without a break; at most `max` of them.
     pub async fn runs(&self, range: Range<u64>, max: usize) -> Result<Vec<Extent>, ReadError> {
         self.check(&range)?;
-        let (mut runs, mut at) = (Vec::new(), range.start);
-        while at < range.end && runs.len() < max {
-            let map = self.map(at).await?;
-            let end = range.end.min(map.window().end);
-            runs.extend(map.runs(at..end).take(max - runs.len()));
-            at = end;
-        }
-        Ok(runs)
+        self.shared.state().runs(range, max).await
     }
 
     /// The runs of a range if their maps are in memory.
-    fn runs_now(&self, range: Range<u64>) -> Option<Vec<Extent>> {
+    fn runs_now(&self, state: &State, range: Range<u64>) -> Option<Vec<Extent>> {
         self.check(&range).ok()?;
         let (mut runs, mut at) = (Vec::new(), range.start);
         while at < range.end {
-            let map = self.shared.windows.get(at)?;
+            let map = state.windows.get(at)?;
             let end = range.end.min(map.window().end);
             runs.extend(map.runs(at..end));
             at = end;
@@ -192,27 +212,41 @@ impl Volume {
     /// Fills `out` from `offset` on.
     pub async fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), ReadError> {
         let range = offset..offset.saturating_add(out.len() as u64);
-        let runs = self.runs(range.clone(), usize::MAX).await?;
+        self.check(&range)?;
+        let state = self.shared.state();
+        match self.read_from(&state, offset, out).await {
+            Err(missing) if is_missing(&missing) => {
+                let state = self.shared.reopen(&state, missing).await?;
+                self.read_from(&state, offset, out).await?;
+            }
+            read => read?,
+        }
+        self.read_ahead(range);
+        Ok(())
+    }
+
+    async fn read_from(&self, state: &Arc<State>, offset: u64, out: &mut [u8]) -> Result<(), ReadError> {
+        let runs = state.runs(offset..offset + out.len() as u64, usize::MAX).await?;
         let frames = zero_and_group(&runs, offset, out);
         let fetches = frames.into_iter().map(|((segment, frame), pieces)| async move {
-            self.shared.frame(segment, frame).await.map(|open| (segment, frame, pieces, open))
+            self.shared.frame(state, segment, frame).await.map(|open| (segment, frame, pieces, open))
         });
         let mut fetched = stream::iter(fetches).buffer_unordered(FRAMES_IN_FLIGHT);
         while let Some(frame) = fetched.next().await {
             let (segment, frame, pieces, open) = frame?;
             let copied = copy(&open, &pieces, offset, out);
-            copied.map_err(|at| self.shared.wrong_index(segment, frame, at))?;
+            copied.map_err(|at| state.wrong_index(segment, frame, at))?;
         }
-        self.read_ahead(range);
         Ok(())
     }
 
     /// Fills `out` if everything it takes is in memory.
     pub fn read_now(&self, offset: u64, out: &mut [u8]) -> bool {
         let range = offset..offset.saturating_add(out.len() as u64);
-        let Some(runs) = self.runs_now(range.clone()) else { return false };
+        let state = self.shared.state();
+        let Some(runs) = self.runs_now(&state, range.clone()) else { return false };
         let cached = |((segment, frame), pieces): ((u32, u32), Pieces)| {
-            Some((self.shared.frames.get(self.shared.frame_id(segment, frame))?, pieces))
+            Some((self.shared.frames.get(state.frame_id(segment, frame))?, pieces))
         };
         let frames: Option<Vec<_>> = zero_and_group(&runs, offset, out).into_iter().map(cached).collect();
         let done =
@@ -241,18 +275,19 @@ impl Volume {
             return;
         }
         // Only what the map in memory tells: a stream that enters another window makes its map with its next read.
-        let Some(map) = self.shared.windows.get(range.end) else { return };
+        let state = self.shared.state();
+        let Some(map) = state.windows.get(range.end) else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         for run in map.runs(range.end..end.min(map.window().end)) {
             let Some(Source::Data { segment, frame, .. }) = run.source else { continue };
-            if self.shared.frames.knows(self.shared.frame_id(segment, frame)) {
+            if self.shared.frames.knows(state.frame_id(segment, frame)) {
                 continue;
             }
             let Ok(permit) = self.shared.ahead.clone().try_acquire_owned() else { return };
-            let shared = self.shared.clone();
+            let (shared, state) = (self.shared.clone(), state.clone());
             runtime.spawn(async move {
                 // A failure is the reader's to meet, when it gets there.
-                let _ = shared.frame(segment, frame).await;
+                let _ = shared.frame(&state, segment, frame).await;
                 drop(permit);
             });
         }
@@ -260,22 +295,80 @@ impl Volume {
 }
 
 impl Shared {
-    fn frame_id(&self, segment: u32, frame: u32) -> super::frame_cache::FrameId {
-        self.windows.target().view.segments[segment as usize].frame_id(frame)
+    fn state(&self) -> Arc<State> {
+        self.state.lock().clone()
     }
 
-    async fn frame(&self, segment: u32, frame: u32) -> Result<Arc<OpenFrame>, ReadError> {
-        let view = &self.windows.target().view;
+    /// Reads the timeline again after `state` met a missing object. Where no merge explains it, that stays the error.
+    async fn reopen(&self, state: &Arc<State>, missing: ReadError) -> Result<Arc<State>, ReadError> {
+        let _once = self.reopening.lock().await;
+        let known = self.state();
+        if !Arc::ptr_eq(&known, state) {
+            return Ok(known);
+        }
+        let target = state.windows.target();
+        let source = &target.view.source;
+        let manifest = read_manifest(source, self.timeline).await?;
+        if manifest.is_none_or(|(manifest, _)| manifest.runs == state.merged) {
+            return Err(missing);
+        }
+        let reader = TimelineReader::open(source.clone(), self.timeline).await?;
+        let (_, fresh) = State::at(&reader, target.disk, target.lsn, self.limits)?;
+        let fresh = Arc::new(fresh);
+        *self.state.lock() = fresh.clone();
+        Ok(fresh)
+    }
+
+    async fn frame(&self, state: &State, segment: u32, frame: u32) -> Result<Arc<OpenFrame>, ReadError> {
+        let view = &state.windows.target().view;
         let place = &view.segments[segment as usize];
         let weight_bytes = place.footer.frames[frame as usize].plain_bytes as usize;
         self.frames.get_or_load(place.frame_id(frame), weight_bytes, view.source.frame(place, frame)).await
+    }
+}
+
+impl State {
+    fn at(
+        reader: &TimelineReader,
+        disk: DiskNo,
+        lsn: Lsn,
+        limits: VolumeLimits,
+    ) -> Result<(DiskInfo, Self), ReadError> {
+        if !reader.retains(lsn) {
+            return Err(ReadError::NotRetained { machine: reader.source().machine(), lsn });
+        }
+        let history = reader.history();
+        let info = history.disk_at(disk, lsn).ok_or(ReadError::NotCovered { disk, lsn })?;
+        let (view, size_bytes, sizes) = (reader.view(), info.size_bytes, history.sizes(disk).to_vec());
+        let target = MapTarget { view, disk, lsn, size_bytes, sizes };
+        let merged = reader.manifest().map_or(Vec::new(), |manifest| manifest.runs.clone());
+        Ok((info, Self { windows: Windows::new(target, limits.map_bytes_max), merged }))
+    }
+
+    async fn runs(&self, range: Range<u64>, max: usize) -> Result<Vec<Extent>, ReadError> {
+        let (mut runs, mut at) = (Vec::new(), range.start);
+        while at < range.end && runs.len() < max {
+            let map = self.windows.map(at).await?;
+            let end = range.end.min(map.window().end);
+            runs.extend(map.runs(at..end).take(max - runs.len()));
+            at = end;
+        }
+        Ok(runs)
+    }
+
+    fn frame_id(&self, segment: u32, frame: u32) -> super::frame_cache::FrameId {
+        self.windows.target().view.segments[segment as usize].frame_id(frame)
     }
 
     fn wrong_index(&self, segment: u32, frame: u32, offset: u64) -> ReadError {
         let view = &self.windows.target().view;
         let place = &view.segments[segment as usize];
-        ReadError::damaged(view.source.name(place.timeline, place.slot), Damage::Index { frame, offset })
+        ReadError::damaged(view.source.name_of(place), Damage::Index { frame, offset })
     }
+}
+
+fn is_missing(error: &ReadError) -> bool {
+    matches!(error, ReadError::Damaged { damage: Damage::Missing, .. })
 }
 
 /// Fills what needs no frame, and gathers the rest by segment and frame.

@@ -11,17 +11,21 @@
 //! A footer that must be written again (another slot, another predecessor) is sealed again under a fresh salt; the
 //! items stay as they are.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 
-use super::header::{HEADER_BYTES, ObjectKind, SegmentIdentity};
-use super::index::{Counters, IndexRow, SegmentIndex};
+use super::header::{HEADER_BYTES, SegmentIdentity};
+use super::index::{Counters, FrameEntry, IndexRow, SegmentIndex};
 use super::item::{Codec, ITEM_PLAIN_BYTES_MAX};
 use super::page;
+use super::run::RunHead;
 use super::seal::{unpack, with_compressed};
 use super::top::{Control, Footer, FooterDigest, PageEntry, Top};
 use super::trailer::{TRAILER_BYTES, Trailer};
 use crate::codec::{Malformed, Put};
-use crate::ids::{DiskNo, MachineId, Salt, Slot, TimelineId, Timestamp};
+use crate::ids::{DiskNo, Lsn, MachineId, Salt, Slot, TimelineId, Timestamp};
+use crate::record::RecordAt;
 use crate::vault::crypto::{DataKey, OpenError, SealKey, TAG_BYTES};
 use crate::vault::state::LogState;
 
@@ -88,20 +92,7 @@ pub fn seal_footer(
     assert_eq!(state_after.last_lsn, last, "the state is the one behind the segment");
     let seal = key.footer_key(&salt);
     let mut out = BytesMut::new();
-    let mut pages = Vec::new();
-    let page_aad = associated(identity.machine, identity.timeline, &place.slot.0.to_le_bytes());
-    for (disk, rows) in index.rows() {
-        let mut rest = &rows[..];
-        while !rest.is_empty() {
-            let (plain, count) = page::pack(rest);
-            let number = pages.len() as u64 + 1;
-            let offset = items_end + out.len() as u64;
-            let (codec, len) =
-                with_compressed(&plain, |codec, body| (codec, append_sealed(&seal, number, &page_aad, body, &mut out)));
-            pages.push(page_entry(offset, len, plain.len() as u32, codec, *disk, &rest[..count]));
-            rest = &rest[count..];
-        }
-    }
+    let pages = append_pages(&seal, identity, place.slot, index.rows(), items_end, &mut out);
     let top = Top {
         created_at: identity.created_at,
         closed_at,
@@ -109,6 +100,7 @@ pub fn seal_footer(
         first,
         last,
         control: None,
+        run: None,
         counters: index.counters(),
         frames: index.frames().to_vec(),
         pages,
@@ -116,6 +108,83 @@ pub fn seal_footer(
         state: state_after.clone(),
     };
     let digest = append_top(&seal, identity, place.slot, salt, items_end, &top, &mut out);
+    SealedFooter { bytes: out.freeze(), digest }
+}
+
+/// Packs and seals the rows of each disk at the end of `out`, which lies behind the items.
+fn append_pages(
+    seal: &SealKey,
+    identity: &SegmentIdentity,
+    slot: Slot,
+    rows: &BTreeMap<DiskNo, Vec<IndexRow>>,
+    items_end: u64,
+    out: &mut BytesMut,
+) -> Vec<PageEntry> {
+    let mut pages = Vec::new();
+    let aad = associated(identity.machine, identity.timeline, &slot.0.to_le_bytes());
+    for (disk, rows) in rows {
+        let mut rest = &rows[..];
+        while !rest.is_empty() {
+            let (plain, count) = page::pack(rest);
+            let number = pages.len() as u64 + 1;
+            let offset = items_end + out.len() as u64;
+            let (codec, len) =
+                with_compressed(&plain, |codec, body| (codec, append_sealed(seal, number, &aad, body, out)));
+            pages.push(page_entry(offset, len, plain.len() as u32, codec, *disk, &rest[..count]));
+            rest = &rest[count..];
+        }
+    }
+    pages
+}
+
+/// What the footer of a run's part is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct PartContents<'a> {
+    /// Which part of which run.
+    pub head: &'a RunHead,
+    /// The footer before it: of the part before, or of the slot before the run.
+    pub previous: FooterDigest,
+    /// First and last LSN of the run.
+    pub run: (Lsn, Lsn),
+    /// Its frames, in the order in which they lie.
+    pub frames: &'a [FrameEntry],
+    /// The rows of each disk: by layer, then by place on the disk.
+    pub rows: &'a BTreeMap<DiskNo, Vec<IndexRow>>,
+    /// Records of the run; in part 0 only.
+    pub records: &'a [RecordAt],
+    /// What the log says at the run's end; in part 0 only.
+    pub state: &'a LogState,
+    /// How much the part holds.
+    pub counters: Counters,
+}
+
+/// Seals the footer of a run's part whose items end at `items_end`. `salt` is drawn for this call and for no other.
+pub fn seal_part_footer(
+    key: &DataKey,
+    identity: &SegmentIdentity,
+    part: PartContents<'_>,
+    salt: Salt,
+    closed_at: Timestamp,
+    items_end: u64,
+) -> SealedFooter {
+    let (seal, slot) = (key.footer_key(&salt), part.head.to);
+    let mut out = BytesMut::new();
+    let pages = append_pages(&seal, identity, slot, part.rows, items_end, &mut out);
+    let top = Top {
+        created_at: identity.created_at,
+        closed_at,
+        previous: part.previous,
+        first: part.run.0,
+        last: part.run.1,
+        control: None,
+        run: Some(Box::new(part.head.clone())),
+        counters: part.counters,
+        frames: part.frames.to_vec(),
+        pages,
+        records: part.records.to_vec(),
+        state: part.state.clone(),
+    };
+    let digest = append_top(&seal, identity, slot, salt, items_end, &top, &mut out);
     SealedFooter { bytes: out.freeze(), digest }
 }
 
@@ -138,6 +207,7 @@ pub fn seal_control(
         first: state.last_lsn.next(),
         last: state.last_lsn,
         control: Some(control),
+        run: None,
         counters: Counters::default(),
         frames: Vec::new(),
         pages: Vec::new(),
@@ -184,7 +254,7 @@ fn append_top(
     let from = out.len();
     with_compressed(plain.as_slice(), |codec, body| {
         let trailer = Trailer {
-            kind: top.control.map_or(ObjectKind::Segment, |control| control.kind()),
+            kind: top.kind(),
             slot,
             epoch: identity.epoch,
             writer: identity.writer,
@@ -232,8 +302,7 @@ impl Footer {
         let body = key.footer_key(&trailer.footer_salt).open(TOP_NUMBER, &aad, top, "footer")?;
         let plain = unpack(trailer.top_codec, trailer.top_plain_bytes as usize, body, "top")?;
         let parsed = Top::take(&plain)?;
-        let kind = parsed.control.map_or(ObjectKind::Segment, |control| control.kind());
-        if kind != trailer.kind || parsed.pages.len() != trailer.pages as usize {
+        if parsed.kind() != trailer.kind || parsed.pages.len() != trailer.pages as usize {
             return Err(Malformed::Value { what: "top", value: trailer.pages.into() }.into());
         }
         Ok(Self::assemble(machine, timeline, trailer, parsed, trailer.footer_digest(top)))
@@ -264,6 +333,7 @@ impl Footer {
             created_at: top.created_at,
             closed_at: top.closed_at,
             control: top.control,
+            run: top.run,
             digest,
             items_end: trailer.items_end,
             footer_salt: trailer.footer_salt,
@@ -290,9 +360,8 @@ impl Footer {
 
     /// Checks that the object's first 128 bytes say what the footer does.
     pub fn check_header(&self, object: &[u8]) -> Result<(), Malformed> {
-        let kind = self.control.map_or(ObjectKind::Segment, |control| control.kind());
         match SegmentIdentity::decode(object)? {
-            header if header == (kind, self.identity) => Ok(()),
+            header if header == (self.kind(), self.identity) => Ok(()),
             (_, header) => Err(Malformed::Value { what: "segment header", value: header.epoch.0 }),
         }
     }

@@ -2,7 +2,7 @@
 //! recognise a file that has no trailer yet. Layout:
 //!
 //! ```text
-//!   0 magic "FARSHSEG" | 8 version u16 | 10 kind u8 (1 segment, 2 fence, 3 branch) | 11 zero | 12 header_bytes u32
+//!   0 magic "FARSHSEG" | 8 version u16 | 10 kind u8 (1 segment, 2 fence, 3 branch, 4 run) | 11 zero | 12 header_bytes u32
 //!   16 machine 16 | 32 timeline 8 | 40 epoch u64 | 48 writer 16 | 64 salt 16 | 80 created_at i64 | 88 zero 36
 //!   124 crc u32 over bytes 0..124
 //! ```
@@ -27,6 +27,8 @@ pub enum ObjectKind {
     Fence,
     /// Says that a timeline begins at a position of its parent.
     Branch,
+    /// A part of a merged run: fills no slot, stands for many.
+    Run,
 }
 
 impl ObjectKind {
@@ -35,6 +37,7 @@ impl ObjectKind {
             Self::Segment => 1,
             Self::Fence => 2,
             Self::Branch => 3,
+            Self::Run => 4,
         }
     }
 
@@ -43,6 +46,7 @@ impl ObjectKind {
             1 => Ok(Self::Segment),
             2 => Ok(Self::Fence),
             3 => Ok(Self::Branch),
+            4 => Ok(Self::Run),
             _ => Err(Malformed::Value { what: "log object kind", value: code.into() }),
         }
     }

@@ -13,6 +13,7 @@
 //! | `page` | the rows of one disk, packed |
 //! | `index` | what a segment holds, gathered while items are appended |
 //! | `trailer` | the last 128 bytes: where the top lies and whose slot this is |
+//! | `run` | what a part of a merged run says of itself |
 //! | `top` | the plaintext of the top |
 //! | `footer` | sealing and opening of footers, fences and branches |
 //! | `scan` | items of an open or cut file, with and without a key |
@@ -25,15 +26,17 @@ pub mod header;
 pub mod index;
 pub mod item;
 mod page;
+pub mod run;
 pub mod scan;
 pub mod seal;
 mod top;
 pub mod trailer;
 
-pub use footer::{FooterPlace, SealedControl, SealedFooter, seal_control, seal_footer};
+pub use footer::{FooterPlace, PartContents, SealedControl, SealedFooter, seal_control, seal_footer, seal_part_footer};
 pub use header::{ObjectKind, SegmentIdentity};
 pub use index::{Counters, FrameEntry, IndexRow, SegmentIndex};
 pub use item::{Codec, ItemHeader, ItemKind, ItemNo};
+pub use run::{Boundary, RunHead};
 pub use scan::{BatchSpan, Scan, rebuild_index, scan_whole_batches};
 pub use seal::{FrameOpener, FrameSealer, SealedItem};
 pub use top::{Branch, Control, Footer, FooterDigest, PageEntry};

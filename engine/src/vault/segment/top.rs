@@ -5,6 +5,7 @@
 //! ```text
 //!   created_at i64 | closed_at i64 | previous footer's digest 32 (zeroes in slot 0) | first_lsn u64 | last_lsn u64
 //!   kind of object u8: 1 segment | 2 fence | 3 branch: parent timeline 8 | slot u64 | lsn u64 | footer digest 32
+//!                     4 run: see run.rs
 //!   batches u64 | writes u64 | payload_bytes u64
 //!   frames u32  | (number u64 | offset u64 | sealed u32 | plain u32 | first u64 | last u64 | disk u16 | codec u8 | 0)*
 //!   pages u32   | (offset u64 | sealed u32 | plain u32 | first u64 | last u64 | rows u32 | min_offset u64
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::header::{ObjectKind, SegmentIdentity};
 use super::index::{Counters, FrameEntry};
 use super::item::{Codec, ItemNo};
+use super::run::RunHead;
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{DiskNo, Epoch, Lsn, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::{RecordAt, put_records, take_records};
@@ -150,8 +152,10 @@ pub struct Footer {
     pub created_at: Timestamp,
     /// When the footer was sealed.
     pub closed_at: Timestamp,
-    /// What it is, unless a segment.
+    /// What it is, unless it holds writes.
     pub control: Option<Control>,
+    /// Which part of which merged run it is.
+    pub run: Option<Box<RunHead>>,
     /// Its own digest, for the slot after.
     pub digest: FooterDigest,
     /// Where the items end.
@@ -169,6 +173,7 @@ pub(super) struct Top {
     pub(super) first: Lsn,
     pub(super) last: Lsn,
     pub(super) control: Option<Control>,
+    pub(super) run: Option<Box<RunHead>>,
     pub(super) counters: Counters,
     pub(super) frames: Vec<FrameEntry>,
     pub(super) pages: Vec<PageEntry>,
@@ -176,20 +181,35 @@ pub(super) struct Top {
     pub(super) state: LogState,
 }
 
+/// What an object is that says this of itself.
+fn kind(control: Option<&Control>, run: Option<&RunHead>) -> ObjectKind {
+    match (control, run) {
+        (Some(control), _) => control.kind(),
+        (None, Some(_)) => ObjectKind::Run,
+        (None, None) => ObjectKind::Segment,
+    }
+}
+
+impl Footer {
+    /// What the object is.
+    pub fn kind(&self) -> ObjectKind {
+        kind(self.control.as_ref(), self.run.as_deref())
+    }
+}
+
 impl Top {
+    pub(super) fn kind(&self) -> ObjectKind {
+        kind(self.control.as_ref(), self.run.as_deref())
+    }
+
     pub(super) fn put(&self, out: &mut Put) {
         out.i64(self.created_at.0).i64(self.closed_at.0).slice(&self.previous.0).u64(self.first.0).u64(self.last.0);
-        match &self.control {
-            None => {
-                out.u8(ObjectKind::Segment.code());
-            }
-            Some(Control::Fence) => {
-                out.u8(ObjectKind::Fence.code());
-            }
-            Some(Control::Branch(branch)) => {
-                out.u8(ObjectKind::Branch.code()).slice(&branch.timeline.0).u64(branch.slot.0).u64(branch.lsn.0);
-                out.slice(&branch.footer.0);
-            }
+        out.u8(self.kind().code());
+        if let Some(Control::Branch(branch)) = &self.control {
+            out.slice(&branch.timeline.0).u64(branch.slot.0).u64(branch.lsn.0).slice(&branch.footer.0);
+        }
+        if let Some(run) = &self.run {
+            run.put(out);
         }
         out.u64(self.counters.batches).u64(self.counters.writes).u64(self.counters.payload_bytes);
         out.count(self.frames.len());
@@ -212,8 +232,9 @@ impl Top {
         let closed_at = Timestamp(input.i64("top times")?);
         let previous = FooterDigest(input.array("previous digest")?);
         let (first, last) = (Lsn(input.u64("top LSN")?), Lsn(input.u64("top LSN")?));
-        let control = match ObjectKind::from_code(input.u8("log object kind")?)? {
-            ObjectKind::Segment => None,
+        let kind = ObjectKind::from_code(input.u8("log object kind")?)?;
+        let control = match kind {
+            ObjectKind::Segment | ObjectKind::Run => None,
             ObjectKind::Fence => Some(Control::Fence),
             ObjectKind::Branch => Some(Control::Branch(Branch {
                 timeline: TimelineId(input.array("branch")?),
@@ -221,6 +242,10 @@ impl Top {
                 lsn: Lsn(input.u64("branch")?),
                 footer: FooterDigest(input.array("branch")?),
             })),
+        };
+        let run = match kind {
+            ObjectKind::Run => Some(Box::new(RunHead::take(&mut input)?)),
+            _ => None,
         };
         let counters = Counters {
             batches: input.u64("counters")?,
@@ -234,7 +259,7 @@ impl Top {
         let records = take_records(&mut input)?;
         let state = LogState::take(&mut input)?;
         input.end("top")?;
-        Ok(Self { created_at, closed_at, previous, first, last, control, counters, frames, pages, records, state })
+        Ok(Self { created_at, closed_at, previous, first, last, control, run, counters, frames, pages, records, state })
     }
 }
 

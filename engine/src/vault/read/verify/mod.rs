@@ -24,11 +24,11 @@ use futures_util::stream::{self, StreamExt};
 pub use self::report::{BadObjectReport, MachineReport, TimelineReport, TouchedPoint, VerifyReport};
 
 use self::object::{ObjectFaults, check_object};
-use self::touch::{Faults, touches};
+use self::touch::{Faults, Place, touches};
 use super::error::{Damage, ReadError};
 use super::open_vault::{Credential, KeysFault, OpenVault, open_keys};
 use super::points::RecoveryPoint;
-use super::segment_view::LogSource;
+use super::segment_view::{LogSource, ObjectPlace};
 use super::slots::{FilledSlot, find_slots};
 use super::timeline::TimelineReader;
 use crate::ids::{MachineId, Slot, TimelineId};
@@ -36,6 +36,7 @@ use crate::vault::about::About;
 use crate::vault::catalog::Catalog;
 use crate::vault::layout::ObjectName;
 use crate::vault::manifest::Manifest;
+use crate::vault::manifest_keeper::read_manifest;
 use crate::vault::store::{ObjectStore, StoreError};
 
 /// Log objects read at once. Chosen: one frame of each is in memory, and two cores are busy.
@@ -120,6 +121,10 @@ impl Contents {
                 self.machines.entry(machine.parse().ok()?).or_default().abouts.push(name.clone());
             }
             ["machines", machine, timeline, "log", _] if numbered => {
+                let (machine, timeline) = (machine.parse().ok()?, timeline.parse().ok()?);
+                self.machines.entry(machine).or_default().timelines.insert(timeline);
+            }
+            ["machines", machine, timeline, "runs", ..] if name.run().is_some() => {
                 let (machine, timeline) = (machine.parse().ok()?, timeline.parse().ok()?);
                 self.machines.entry(machine).or_default().timelines.insert(timeline);
             }
@@ -246,39 +251,38 @@ impl Verify<'_> {
         source: &LogSource,
         timeline: TimelineId,
         faults: &mut Faults,
-        unreadable: &mut BTreeMap<(TimelineId, Slot), Damage>,
+        unreadable: &mut BTreeMap<Place, Damage>,
     ) -> Result<u64, ReadError> {
-        let slots = find_slots(source.store(), source.machine(), timeline, Slot(0)).await.map_err(ReadError::Store)?;
-        unreadable.extend(slots.missing.iter().map(|slot| ((timeline, *slot), Damage::Missing)));
-        let count = slots.filled.len() as u64;
-        let checks = slots.filled.into_iter().map(|filled| {
+        let (objects, slots, missing) = live_objects(source, timeline).await?;
+        unreadable.extend(missing.into_iter().map(|slot| ((timeline, ObjectPlace::Slot(slot)), Damage::Missing)));
+        let checks = objects.into_iter().map(|object| {
             let source = source.clone();
             async move {
-                let task = tokio::spawn(async move { check_slot(&source, timeline, filled).await });
-                (filled.slot, task.await.expect("checking bad input never panics"))
+                let task = tokio::spawn(async move { check_live(&source, timeline, object).await });
+                (object.place, task.await.expect("checking bad input never panics"))
             }
         });
         let mut checked = stream::iter(checks).buffered(OBJECTS_IN_FLIGHT);
-        while let Some((slot, result)) = checked.next().await {
+        while let Some((place, result)) = checked.next().await {
             self.step();
             match result? {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => {
-                    faults.insert((timeline, slot), found);
+                    faults.insert((timeline, place), found);
                 }
                 Err(damage) => {
-                    unreadable.insert((timeline, slot), damage);
+                    unreadable.insert((timeline, place), damage);
                 }
             }
         }
-        for ((place, slot), damage) in unreadable.iter().filter(|((place, _), _)| *place == timeline) {
-            self.report.bad(source.name(*place, *slot).as_str()).problem(damage);
+        for ((of, place), damage) in unreadable.iter().filter(|((of, _), _)| *of == timeline) {
+            self.report.bad(place.name(source.machine(), *of).as_str()).problem(damage);
         }
-        for ((place, slot), found) in faults.iter().filter(|((place, _), _)| *place == timeline) {
-            let bad = self.report.bad(source.name(*place, *slot).as_str());
+        for ((of, place), found) in faults.iter().filter(|((of, _), _)| *of == timeline) {
+            let bad = self.report.bad(place.name(source.machine(), *of).as_str());
             found.problems.iter().for_each(|problem| bad.problem(problem));
         }
-        Ok(count)
+        Ok(slots)
     }
 
     /// Reads a timeline as any reader does, and tells which of its points damage touches.
@@ -287,16 +291,16 @@ impl Verify<'_> {
         source: &LogSource,
         timeline: TimelineId,
         faults: &Faults,
-        unreadable: &BTreeMap<(TimelineId, Slot), Damage>,
+        unreadable: &BTreeMap<Place, Damage>,
     ) -> Result<TimelineReport, ReadError> {
         let reader = TimelineReader::open(source.clone(), timeline).await?;
         let (points, lost) = (reader.points(), reader.lost_points());
         let machine = source.machine();
         let mut touched = BTreeSet::new();
         for touch in touches(source, reader.segments(), reader.history(), &points, faults).await? {
-            let (place, slot) = touch.object;
+            let (of, place) = touch.object;
             touched.insert(touch.point);
-            let bad = self.report.bad(source.name(place, slot).as_str());
+            let bad = self.report.bad(place.name(machine, of).as_str());
             bad.touch(machine, timeline, &points[touch.point], &[touch.disk]);
         }
         if let Some(broken) = reader.broken() {
@@ -305,10 +309,13 @@ impl Verify<'_> {
             bad.lost_from.insert(timeline, reader.chain().last_lsn);
             lost.iter().for_each(|point| bad.touch(machine, timeline, point, &point.disks));
             // Behind the break each bad object would lose what follows it even if the first were repaired.
-            let behind = |(place, slot): &(TimelineId, Slot)| *place == timeline && *slot > broken.slot;
-            for (place, slot) in unreadable.keys().chain(faults.keys()).filter(|place| behind(place)) {
-                let bad = self.report.bad(source.name(*place, *slot).as_str());
-                let after = |point: &&RecoveryPoint| point.timeline == *place && point.slot >= *slot;
+            for (of, place) in unreadable.keys().chain(faults.keys()).filter(|(of, _)| *of == timeline) {
+                let ObjectPlace::Slot(slot) = *place else { continue };
+                if slot <= broken.slot {
+                    continue;
+                }
+                let bad = self.report.bad(place.name(machine, *of).as_str());
+                let after = |point: &&RecoveryPoint| point.timeline == *of && point.slot >= slot;
                 lost.iter().filter(after).for_each(|point| bad.touch(machine, timeline, point, &point.disks));
             }
         }
@@ -322,13 +329,53 @@ impl Verify<'_> {
     }
 }
 
-/// Reads one log object whole. The outer error is the store's.
-async fn check_slot(
+/// An object that a timeline's readers need.
+#[derive(Debug, Clone, Copy)]
+struct LiveObject {
+    place: ObjectPlace,
+    /// Its size; of a part it is asked for.
+    bytes: Option<u64>,
+}
+
+/// What a timeline's readers need: the parts of its runs, then the slots from the floor on; how many slots that is; and
+/// those that are missing. What merging replaced and what waits to be deleted is none of it.
+async fn live_objects(
     source: &LogSource,
     timeline: TimelineId,
-    filled: FilledSlot,
+) -> Result<(Vec<LiveObject>, u64, Vec<Slot>), ReadError> {
+    let manifest = match read_manifest(source, timeline).await {
+        Ok(found) => found.map(|(manifest, _)| manifest),
+        Err(ReadError::Damaged { .. }) => None,
+        Err(other) => return Err(other),
+    };
+    let (floor, runs) = manifest.map_or((Slot(0), Vec::new()), |manifest| (manifest.floor, manifest.runs));
+    let parts = runs.iter().flat_map(|run| (0..run.parts).map(|part| ObjectPlace::Run(run.id, part)));
+    let branch = runs.first().filter(|run| run.from > Slot(0)).map(|_| ObjectPlace::Slot(Slot(0)));
+    let merged = branch.into_iter().chain(parts).map(|place| LiveObject { place, bytes: None });
+    let mut objects: Vec<_> = merged.collect();
+    let slots = find_slots(source.store(), source.machine(), timeline, floor).await.map_err(ReadError::Store)?;
+    let filled = slots.filled.iter();
+    objects.extend(filled.map(|slot| LiveObject { place: ObjectPlace::Slot(slot.slot), bytes: Some(slot.bytes) }));
+    Ok((objects, slots.filled.len() as u64, slots.missing))
+}
+
+/// Reads one object whole. The outer error is the store's.
+async fn check_live(
+    source: &LogSource,
+    timeline: TimelineId,
+    object: LiveObject,
 ) -> Result<Result<ObjectFaults, Damage>, ReadError> {
-    match source.open(timeline, filled, 0).await {
+    let name = object.place.name(source.machine(), timeline);
+    let bytes = match object.bytes {
+        Some(bytes) => Ok(bytes),
+        None => source.store().head(&name).await.map(|meta| meta.bytes).map_err(|error| ReadError::store(&name, error)),
+    };
+    let opened = match (bytes, object.place) {
+        (Ok(bytes), ObjectPlace::Slot(slot)) => source.open(timeline, FilledSlot { slot, bytes }, 0).await,
+        (Ok(bytes), ObjectPlace::Run(run, part)) => source.open_part(timeline, run, part, bytes, 0).await,
+        (Err(error), _) => Err(error),
+    };
+    match opened {
         Ok(view) => check_object(source, &view).await.map(Ok),
         Err(ReadError::Damaged { damage, .. }) => Ok(Err(damage)),
         Err(other) => Err(other),

@@ -7,16 +7,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::object::ObjectFaults;
-use crate::ids::{DiskNo, Lsn, Slot, TimelineId};
+use crate::ids::{DiskNo, Lsn, TimelineId};
 use crate::section::WriteKind;
 use crate::vault::read::error::ReadError;
 use crate::vault::read::extent_map::{Extent, ExtentMap, Source};
 use crate::vault::read::points::{History, RecoveryPoint};
-use crate::vault::read::segment_view::{LogSource, SegmentView};
+use crate::vault::read::segment_view::{LogSource, ObjectPlace, SegmentView};
 use crate::vault::segment::IndexRow;
 
 /// Where a log object lies.
-pub(super) type Place = (TimelineId, Slot);
+pub(super) type Place = (TimelineId, ObjectPlace);
 
 /// Faults of a machine's objects.
 pub(super) type Faults = HashMap<Place, ObjectFaults>;
@@ -38,7 +38,7 @@ pub(super) async fn touches(
 ) -> Result<Vec<Touch>, ReadError> {
     let mut disks: BTreeSet<DiskNo> = BTreeSet::new();
     for view in segments {
-        let Some(found) = faults.get(&(view.timeline, view.slot)) else { continue };
+        let Some(found) = faults.get(&(view.timeline, view.place)) else { continue };
         disks.extend(found.frames.keys().map(|frame| view.footer.frames[*frame as usize].disk));
         disks.extend(found.rows_lost.keys());
     }
@@ -77,7 +77,7 @@ impl Walk<'_> {
     async fn run(&mut self, source: &LogSource, history: &History, faults: &Faults) -> Result<(), ReadError> {
         let mut sizes = history.sizes(self.disk).iter().peekable();
         for (number, view) in self.segments.iter().enumerate() {
-            let place = (view.timeline, view.slot);
+            let place = (view.timeline, view.place);
             let own = faults.get(&place);
             if let Some(from) = own.and_then(|faults| faults.rows_lost.get(&self.disk)) {
                 self.lost.push((place, *from));
@@ -143,7 +143,7 @@ impl Walk<'_> {
         while let Some(point) = self.points.get(self.next_point).filter(|point| point.lsn < lsn) {
             if point.disks.contains(&self.disk) {
                 let live = self.live.keys().map(|segment| &self.segments[*segment as usize]);
-                let live = live.map(|view| (view.timeline, view.slot));
+                let live = live.map(|view| (view.timeline, view.place));
                 let lost = self.lost.iter().filter(|(_, from)| *from < point.lsn).map(|(place, _)| *place);
                 let (point, disk) = (self.next_point, self.disk);
                 self.found.extend(live.chain(lost).map(|object| Touch { object, point, disk }));

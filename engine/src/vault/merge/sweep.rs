@@ -1,0 +1,158 @@
+//! What goes: doomed objects once their grace is over, and the parts of runs that no manifest names.
+//!
+//! ```text
+//!   orphan found ─► manifest committed that dooms it ─► grace ─► deleted ─► manifest committed without it
+//! ```
+//!
+//! An orphan may be the run of a merge that is about to be committed, by a process that was taken for dead. The manifest that
+//! dooms it settles that: the other's put no longer matches, and on the version it reads next its run is given up. Only when
+//! every part is gone does the name leave the list, and then the commit finds no parts (I7).
+
+use std::collections::BTreeSet;
+
+use super::{MergeError, Merger};
+use crate::ids::{RunId, Slot, Timestamp};
+use crate::vault::layout::{ObjectName, run_prefix, runs_prefix};
+use crate::vault::manifest::{Doomed, Manifest, ManifestError};
+use crate::vault::manifest_keeper::{ChangeError, read_manifest};
+use crate::vault::segment::header::HEADER_BYTES;
+use crate::vault::segment::{ObjectKind, SegmentIdentity};
+use crate::vault::store::StoreErrorKind;
+
+/// Names asked for in one list call.
+const LIST_LIMIT: usize = 5000;
+
+/// What a sweep did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Objects that were deleted.
+    pub deleted: u64,
+    /// Doomed entries whose time has not come.
+    pub waiting: u64,
+    /// Runs that nothing names.
+    pub orphans: Vec<RunId>,
+}
+
+impl Merger {
+    /// The runs that have parts and that the manifest does not know. Changes nothing: the dry run of the sweep.
+    pub async fn orphans(&self) -> Result<Vec<RunId>, MergeError> {
+        let (store, machine) = (self.source.store(), self.source.machine());
+        let prefix = runs_prefix(machine, self.timeline);
+        let (mut found, mut after) = (BTreeSet::new(), None);
+        // Listed before the manifest is read: a run that is committed meanwhile is named by then.
+        loop {
+            let lines = store.list(&prefix, after.as_ref(), LIST_LIMIT).await?;
+            found.extend(lines.iter().filter_map(|line| Some(line.name.run()?.0)));
+            match lines.last() {
+                Some(last) if lines.len() == LIST_LIMIT => after = Some(last.name.clone()),
+                _ => break,
+            }
+        }
+        let (manifest, _) = self.keeper.read(self.owner.0).await?;
+        let known = |run: &RunId| manifest.is_doomed(*run) || manifest.runs.iter().any(|live| live.id == *run);
+        Ok(found.into_iter().filter(|run| !known(run)).collect())
+    }
+
+    /// Dooms orphans, deletes what was doomed at least `grace_micros` ago, and takes away pins that are over. No merge of
+    /// this owner may be under way.
+    pub async fn sweep(&self, grace_micros: u64) -> Result<Swept, MergeError> {
+        let mut swept = Swept { orphans: self.orphans().await?, ..Swept::default() };
+        let now = (self.clock)();
+        // Nothing was ever merged, pinned or left behind: there is nothing to look after.
+        let Some((manifest, _)) = read_manifest(&self.source, self.timeline).await? else {
+            if swept.orphans.is_empty() {
+                return Ok(swept);
+            }
+            return self.doom(&swept.orphans, now).await.map(|()| swept);
+        };
+        if manifest.epoch > self.owner.0 {
+            let error = ManifestError::Fenced { asked: self.owner.0, current: manifest.epoch };
+            return Err(ChangeError::Refused(error).into());
+        }
+        if !swept.orphans.is_empty() {
+            self.doom(&swept.orphans, now).await?;
+        }
+        let mut gone = Vec::new();
+        for doomed in &manifest.doomed {
+            // A clock that went back makes this wait longer, never shorter.
+            if doomed.at() > now || now.micros_since(doomed.at()) < grace_micros {
+                swept.waiting += 1;
+                continue;
+            }
+            swept.deleted += self.delete(doomed).await?;
+            gone.push(doomed.clone());
+        }
+        let over = |manifest: &Manifest| manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now));
+        if !gone.is_empty() || over(&manifest) {
+            let change = |manifest: &mut Manifest| {
+                self.own(manifest)?;
+                manifest.forget(&gone);
+                manifest.expire_pins(now);
+                Ok(())
+            };
+            self.keeper.change(self.owner.0, change).await?;
+        }
+        Ok(swept)
+    }
+
+    async fn doom(&self, orphans: &[RunId], now: Timestamp) -> Result<(), MergeError> {
+        let change = |manifest: &mut Manifest| {
+            self.own(manifest)?;
+            manifest.give_up(orphans, now);
+            Ok(())
+        };
+        self.keeper.change(self.owner.0, change).await?;
+        Ok(())
+    }
+
+    /// An older owner changes nothing.
+    fn own(&self, manifest: &Manifest) -> Result<(), ManifestError> {
+        match self.owner.0 < manifest.epoch {
+            true => Err(ManifestError::Fenced { asked: self.owner.0, current: manifest.epoch }),
+            false => Ok(()),
+        }
+    }
+
+    /// Deletes what a committed manifest doomed; gives how many objects that were.
+    async fn delete(&self, doomed: &Doomed) -> Result<u64, MergeError> {
+        match doomed {
+            Doomed::Slots { from, to, .. } => {
+                let mut deleted = 0;
+                for slot in from.0..=to.0 {
+                    deleted += u64::from(self.delete_segment(Slot(slot)).await?);
+                }
+                Ok(deleted)
+            }
+            Doomed::Run { id, .. } => {
+                let prefix = run_prefix(self.source.machine(), self.timeline, *id);
+                let mut deleted = 0;
+                loop {
+                    let lines = self.source.store().list(&prefix, None, LIST_LIMIT).await?;
+                    for line in &lines {
+                        self.source.store().delete(&line.name).await?;
+                        deleted += 1;
+                    }
+                    if lines.len() < LIST_LIMIT {
+                        return Ok(deleted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes what fills a slot, unless it is a fence or a branch: a stale owner must always meet them (I4).
+    async fn delete_segment(&self, slot: Slot) -> Result<bool, MergeError> {
+        let (store, name) = (self.source.store(), ObjectName::log(self.source.machine(), self.timeline, slot));
+        let header = match store.get_range(&name, 0, HEADER_BYTES as u64).await {
+            Ok(header) => header,
+            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        // What cannot be recognised is left where it is.
+        let segment = matches!(SegmentIdentity::decode(&header), Ok((ObjectKind::Segment, _)));
+        if segment {
+            store.delete(&name).await?;
+        }
+        Ok(segment)
+    }
+}
