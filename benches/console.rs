@@ -6,16 +6,14 @@
 
 mod rig;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rig::fio::{DEPTH_16, filled, turn};
-use rig::process::Process;
 use rig::report::{Bar, Report};
 use rig::site::{Machine, Site};
-use rig::{eventually, is_bench, quantile, sized};
+use rig::{is_bench, quantile, sized};
 
-const FARSHORE: &str = env!("CARGO_BIN_EXE_farshore");
 const MIB: f64 = (1 << 20) as f64;
 /// What is called, in turns.
 const LISTS: [&str; 5] = ["machines?limit=100", "machines?limit=500", "process-servers", "jobs", "events?limit=100"];
@@ -51,21 +49,6 @@ async fn call(site: &Site, seconds: u32) -> Vec<Vec<f64>> {
     took
 }
 
-/// Synthetic machines, all enrolled and at work on return.
-fn crowd(site: &Site, dir: &std::path::Path, count: usize) -> Process {
-    let mut command = Command::new(FARSHORE);
-    command.args(["chaos", "agents", "--count", &count.to_string(), "--server", site.control()]);
-    command.args(["--ca-fingerprint", site.fingerprint(), "--token", &site.token_for(count)]);
-    command.args(["--rate", "2", "--disk-mib", "16"]);
-    let agents = Process::start("agents", command, &dir.join("agents.log"));
-    let all = format!("{count} of {count} sessions open");
-    eventually("every machine's session", Duration::from_secs(1800), || {
-        let log = std::fs::read_to_string(dir.join("agents.log")).map_err(|error| error.to_string())?;
-        if log.contains(&all) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
-    });
-    agents
-}
-
 fn tell(report: &mut Report, when: &str, took: &[Vec<f64>], judged: bool) {
     for (list, took) in LISTS.iter().zip(took) {
         report.tell(format!("{when}: {list}, median"), quantile(took, 500), "ms");
@@ -82,18 +65,18 @@ fn main() -> ExitCode {
     }
     // The client wants to know whose cryptography it is, even for plain HTTP. One for the process, whoever comes first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let (count, seconds, mib) = (sized(50, 1000), sized(5, 60), sized(64, 1024));
+    let (count, seconds, mib): (u32, _, _) = (sized(50, 1000), sized(5, 60), sized(64, 1024));
     let mut report = Report::new("console");
     let dir = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let image = dir.path().join("disk.img");
     filled(&image, mib);
     let site = Site::start(dir.path());
-    let machine = Machine::start(dir.path(), &site, "m", &image, &site.token());
+    let machine = Machine::start(dir.path(), &site, "m", &image, &site.token(1));
     machine.exported();
     machine.settled(Duration::from_secs(600));
-    let agents = crowd(&site, dir.path(), count);
-    report.tell("machines", count as f64 + 1.0, "");
+    let agents = site.crowd(count, 2.0);
+    report.tell("machines", f64::from(count + 1), "");
     tell(&mut report, "machines at work", &runtime.block_on(call(&site, seconds)), false);
     let uri = machine.uri();
     // It writes longer than is looked.

@@ -163,7 +163,7 @@ fn tls_alone(pieces: &[Vec<u8>]) -> Duration {
 fn replicate(dir: &Path, image: &Path, runtime: &Runtime) -> (Duration, Duration) {
     let dir = tempfile::tempdir_in(dir).expect("a directory");
     let site = Site::start(dir.path());
-    let token = site.token();
+    let token = site.token(1);
     let vault = site.vault(runtime);
     let servers_before = site.servers.cpu();
     let begun = Instant::now();

@@ -22,13 +22,11 @@ use farshore_engine::vault::read::timeline::TimelineReader;
 use farshore_engine::vault::read::volume::{Volume, VolumeLimits};
 use rig::fio::{DEPTH_16, filled, turn, turn_seconds};
 use rig::report::{Bar, Report};
-use rig::site::{Machine, Site, reader};
+use rig::site::{BUFFERS_MIB, Machine, Site, reader};
 use rig::{is_bench, median, quantile, sized};
 use tokio::runtime::Runtime;
 
 const MIB: f64 = (1 << 20) as f64;
-/// What the servers may hold beside their base: the data path's buffers and the readers' frame cache, in MiB.
-const BUFFERS_MIB: f64 = 128.0;
 
 fn lost_writes(machine: &Machine) -> f64 {
     let status = machine.settled(Duration::from_secs(600));
@@ -113,7 +111,7 @@ fn main() -> ExitCode {
     let site = Site::start(dir.path());
     let vault = site.vault(&runtime);
     report.tell("servers: memory before any machine", site.servers.resident_bytes() as f64 / MIB, "MiB");
-    let machine = Machine::start(dir.path(), &site, "m", &image, &site.token());
+    let machine = Machine::start(dir.path(), &site, "m", &image, &site.token(1));
     machine.exported();
     machine.settled(Duration::from_secs(600));
     rpo(&vault, &runtime, &machine, mib, &mut report);

@@ -21,6 +21,9 @@ const DISK: &str = "disk";
 /// Longest wait for a step of the set-up.
 const STEP: Duration = Duration::from_secs(120);
 
+/// What the servers may hold beside their base: the data path's buffers and the readers' frame cache, in MiB.
+pub const BUFFERS_MIB: f64 = 128.0;
+
 /// The servers, in a directory of their own.
 pub struct Site {
     pub servers: Process,
@@ -49,42 +52,38 @@ impl Site {
         &self.management
     }
 
-    /// Where members connect.
-    pub fn control(&self) -> &str {
-        &self.control
-    }
-
-    /// Whom members trust.
-    pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
-    }
-
     /// A token of the API that allows everything.
     pub fn admin_token(&self) -> String {
         std::fs::read_to_string(self.dir.join("site/admin.token")).expect("the admin's token").trim().to_owned()
     }
 
-    /// A join token for a machine.
-    pub fn token(&self) -> String {
-        self.token_for(1)
+    /// What the shell client answers.
+    pub fn ctl(&self, args: &[&str]) -> Value {
+        let file = self.dir.join("site/admin.token");
+        let first = ["ctl", "--server", &self.management, "--token-file", text(&file), "--json"];
+        serde_json::from_str(&run(FARSHORE, &[&first[..], args].concat())).expect("JSON")
     }
 
     /// A join token for so many machines.
-    pub fn token_for(&self, machines: usize) -> String {
-        let (file, uses) = (self.dir.join("site/admin.token"), machines.to_string());
-        let args = ["ctl", "--server", &self.management, "--token-file", text(&file), "--json"];
-        let create = ["token", "create", "--role", "machine", "--uses", &uses];
-        let said = run(FARSHORE, &[&args[..], &create[..]].concat());
-        let token: Value = serde_json::from_str(&said).expect("JSON");
+    pub fn token(&self, machines: u32) -> String {
+        let token = self.ctl(&["token", "create", "--role", "machine", "--uses", &machines.to_string()]);
         token["token"].as_str().expect("a token").to_owned()
     }
 
-    /// The vault, opened for reading.
-    pub fn vault(&self, runtime: &Runtime) -> OpenVault {
-        let key = std::fs::read_to_string(self.dir.join("site/vault.key")).expect("the key file");
-        let key = Credential::Key(parse_key_file(&key).expect("a key"));
-        let store = FolderStore::open_read_only(&self.dir.join("site/vault"), runtime.handle().clone());
-        runtime.block_on(OpenVault::open(Arc::new(store.expect("the vault")), &key)).expect("it opens")
+    /// So many synthetic machines in one process, each of which writes so often in a second; all have sessions on return.
+    pub fn crowd(&self, machines: u32, writes: f64) -> Process {
+        let mut command = Command::new(FARSHORE);
+        command.args(["chaos", "agents", "--count", &machines.to_string(), "--rate", &writes.to_string()]);
+        command.args(["--server", &self.control, "--ca-fingerprint", &self.fingerprint]);
+        command.args(["--token", &self.token(machines), "--disk-mib", "16"]);
+        let log = self.dir.join("agents.log");
+        let agents = Process::start("agents", command, &log);
+        let all = format!("{machines} of {machines} sessions open");
+        eventually("every machine's session", Duration::from_secs(1800), || {
+            let log = std::fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            if log.contains(&all) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
+        });
+        agents
     }
 }
 

@@ -6,10 +6,12 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::cluster::{Machine, Site};
-use crate::mounted::{Kind, Loop, Mount, Postgres, Stack, run, sqlite_check, sqlite_insert};
+use crate::mounted::{Kind, Loop, Mount, Postgres, Stack, run, sqlite_check, sqlite_insert, sqlite_update};
 use crate::rig::{Rig, eventually, is_root, privileged, sized};
 
 const MIB: u64 = 1 << 20;
+/// Rows of 500 bytes that the SQLite database grows to: it shares a small disk with PostgreSQL.
+const MOST_ROWS: u32 = 100_000;
 
 fn databases_on(kind: Kind, name: &'static str) {
     if !privileged(name, is_root(), "root, FUSE and loop devices") {
@@ -31,8 +33,14 @@ fn databases_on(kind: Kind, name: &'static str) {
 
     let seconds = sized(20, 600);
     let mut load = postgres.load(&rig, seconds);
+    let mut rows = 200;
     while load.runs() {
-        sqlite_insert(&sqlite, 50);
+        if rows < MOST_ROWS {
+            sqlite_insert(&sqlite, 50);
+            rows += 50;
+        } else {
+            sqlite_update(&sqlite, 50);
+        }
     }
     load.succeeded();
     let transactions = postgres.check();

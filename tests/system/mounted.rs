@@ -181,7 +181,9 @@ impl Postgres {
     }
 
     fn start(&self) {
-        let options = format!("-c listen_addresses='' -c unix_socket_directories={}", path(&self.run));
+        // The default would let the log grow to more than the disk has.
+        let options =
+            format!("-c max_wal_size=128MB -c listen_addresses='' -c unix_socket_directories={}", path(&self.run));
         let log = self.run.join("log");
         self.postgres("pg_ctl", &["-w", "-t", "60", "-D", path(&self.data), "-l", path(&log), "-o", &options, "start"]);
     }
@@ -246,6 +248,15 @@ pub(crate) fn sqlite_insert(file: &Path, rows: u32) {
         "pragma journal_mode=wal; pragma synchronous=full; create table if not exists t(i integer primary key, v blob); \
          begin; insert into t(v) with recursive n(i) as (select 1 union all select i + 1 from n where i < {rows}) \
          select randomblob(500) from n; commit;"
+    );
+    run("sqlite3", &[path(file), &sql]);
+}
+
+/// Writes `rows` rows anew, anywhere in the database, which does not grow by it.
+pub(crate) fn sqlite_update(file: &Path, rows: u32) {
+    let sql = format!(
+        "pragma synchronous=full; update t set v = randomblob(500) \
+         where i in (select abs(random()) % (select max(i) from t) + 1 from t limit {rows});"
     );
     run("sqlite3", &[path(file), &sql]);
 }
