@@ -145,6 +145,8 @@ pub struct Sequencer {
     batches_drawn: u64,
     appends_drawn: u64,
     in_flight_bytes: usize,
+    /// A disk came in order, and no mark has shown it yet.
+    point_due: bool,
     pending: VecDeque<Pending>,
     filling: VecDeque<Filling>,
     appending: Option<Appending>,
@@ -163,6 +165,7 @@ impl Sequencer {
             batches_drawn: 0,
             appends_drawn: 0,
             in_flight_bytes: 0,
+            point_due: false,
             pending: VecDeque::new(),
             filling: VecDeque::new(),
             appending: None,
@@ -190,7 +193,7 @@ impl Sequencer {
         self.accepted.follows(&batch)?;
         self.batches_drawn += 1;
         let number = BatchNo(self.batches_drawn);
-        let closes = batch.records.iter().any(closes_segment);
+        let closes = self.closes_segment(&batch.records);
         let sealed_bytes_max = (weight_bytes + (batch.sections.len() + 1) * ITEM_BYTES_ADDED) as u64;
         let filling = self.segment_for(sealed_bytes_max, batch.first, now, at, chance);
         let end = (None, Bytes::new());
@@ -453,6 +456,24 @@ impl Sequencer {
         self.filling.back_mut().expect("a segment was just made sure of")
     }
 
+    /// App and group marks want to be points at once, and so does the first mark that shows a disk again; after a clean stop
+    /// nothing follows that could fill the segment.
+    fn closes_segment(&mut self, records: &[RecordAt]) -> bool {
+        let mut closes = false;
+        for record in records {
+            match &record.record {
+                Record::GapClosed { .. } => self.point_due = true,
+                Record::Mark(mark) => {
+                    closes |=
+                        std::mem::take(&mut self.point_due) || matches!(mark.kind, MarkKind::App | MarkKind::Group);
+                }
+                Record::CleanStop { .. } => closes = true,
+                _ => {}
+            }
+        }
+        closes
+    }
+
     fn pending_mut(&mut self, batch: BatchNo) -> Option<&mut Pending> {
         let at = self.pending.binary_search_by_key(&batch, |pending| pending.batch).ok()?;
         self.pending.get_mut(at)
@@ -482,15 +503,6 @@ impl Sequencer {
 
 fn item_bytes(item: &SealedItem) -> u64 {
     item.bytes.len() as u64
-}
-
-/// App and group marks want to be points at once; after a clean stop nothing follows that could fill the segment.
-fn closes_segment(record: &RecordAt) -> bool {
-    match &record.record {
-        Record::Mark(mark) => matches!(mark.kind, MarkKind::App | MarkKind::Group),
-        Record::CleanStop { .. } => true,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

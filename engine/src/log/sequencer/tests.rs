@@ -1,6 +1,7 @@
 use super::*;
 use crate::ids::{Epoch, IncarnationId, MachineId, TimelineId, WriterId};
 use crate::log::Owner;
+use crate::record::GapReason;
 use crate::sim::chance::SeededChance;
 use crate::sim::maker::{Maker, seal};
 use crate::vault::crypto::DataKey;
@@ -176,6 +177,26 @@ fn app_and_group_marks_and_clean_stops_close_their_segment_at_once() {
     let last = rig.closed.last().expect("the clean stop closed it");
     assert!(last.state_after.clean_stop);
     assert_eq!(last.state_after.newest_mark.map(|mark| mark.captured_at.0 as u64), Some(last.first.0 - 1));
+}
+
+#[test]
+fn the_first_mark_that_shows_a_disk_again_closes_its_segment_at_once_and_the_next_does_not() {
+    let mut rig = Rig::new(SequencerLimits::default());
+    let disk = DiskNo(0);
+    let from = rig.maker.next();
+    let batches = [
+        (rig.maker.record(Record::GapOpened { disk, from, reason: GapReason::Overload }), false),
+        (rig.maker.record(Record::GapClosed { disk }), false),
+        (rig.maker.mark(MarkKind::Crash, &mut rig.chance), true),
+        (rig.maker.mark(MarkKind::Crash, &mut rig.chance), false),
+    ];
+    for (number, (batch, closes)) in batches.into_iter().enumerate() {
+        let dispatch = rig.accept(batch);
+        rig.seal(&dispatch);
+        let before = rig.closed.len();
+        rig.append();
+        assert_eq!(rig.closed.len() > before, closes, "batch {number}");
+    }
 }
 
 #[test]
