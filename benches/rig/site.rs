@@ -85,6 +85,14 @@ impl Site {
         });
         agents
     }
+
+    /// The vault, opened for reading.
+    pub fn vault(&self, runtime: &Runtime) -> OpenVault {
+        let key = std::fs::read_to_string(self.dir.join("site/vault.key")).expect("the key file");
+        let key = Credential::Key(parse_key_file(&key).expect("a key"));
+        let store = FolderStore::open_read_only(&self.dir.join("site/vault"), runtime.handle().clone());
+        runtime.block_on(OpenVault::open(Arc::new(store.expect("the vault")), &key)).expect("it opens")
+    }
 }
 
 /// A machine with one disk.
