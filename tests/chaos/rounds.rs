@@ -61,7 +61,7 @@ fn full_size() -> bool {
 fn rounds_hold(name: &str, quick: u64, full: u64) {
     let _alone = alone();
     let rounds = if full_size() { full } else { quick }.to_string();
-    let duration = if full_size() { "20" } else { "5" };
+    let duration = if full_size() { "20" } else { "4" };
     let output = chaos_run(&scenario(name), &["--seed", "1", "--rounds", &rounds, "--duration", duration]);
     assert!(
         output.status.success(),
@@ -74,7 +74,7 @@ fn rounds_hold(name: &str, quick: u64, full: u64) {
 
 #[test]
 fn everything_at_once_loses_nothing() {
-    rounds_hold("mix", 3, 100);
+    rounds_hold("mix", 2, 100);
 }
 
 #[test]
