@@ -320,10 +320,14 @@ impl Site {
     pub(crate) fn restart(&mut self, name: &str, clock_offset_ms: Option<i64>) {
         let member = self.member_mut(name);
         member.clock_offset_ms = clock_offset_ms.unwrap_or(member.clock_offset_ms);
-        if let Wanted::Running(role) = std::mem::replace(&mut member.process, Wanted::Away) {
-            role.signal(Signal::TERM);
-            member.process = Wanted::Restarting(role, Instant::now());
-        }
+        member.process = match std::mem::replace(&mut member.process, Wanted::Away) {
+            Wanted::Running(role) => {
+                role.signal(Signal::TERM);
+                Wanted::Restarting(role, Instant::now())
+            }
+            // One that is still ending starts with this clock once it has; one that is away stays away.
+            other => other,
+        };
     }
 
     /// SIGSTOP or SIGCONT.
