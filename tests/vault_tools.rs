@@ -146,6 +146,28 @@ fn verify_ends_with_1_on_damage_and_4_on_a_wrong_key() {
 }
 
 #[test]
+fn a_rotated_vault_key_opens_everything_and_the_old_one_nothing() {
+    let rig = Rig::new();
+    let rotate = |by: &str| {
+        let mut farshore = Command::new(env!("CARGO_BIN_EXE_farshore"));
+        farshore.env_clear().env("HOME", rig.dir.path()).args(["vault", "key", "rotate", "--vault"]);
+        farshore.arg(rig.path("vault")).arg("--key-file").arg(rig.path(by));
+        farshore.arg("--new-key-file").arg(rig.path("key.new")).output().expect("farshore runs")
+    };
+    let text = stdout(&rotate("key"));
+    assert!(text.contains("recovery key, shown this once") && text.contains("wrapped again: 1"), "{text}");
+    assert!(stdout(&rotate("key.new")).contains("already"));
+    assert_eq!(rig.run("ls", &[]).status.code(), Some(4), "the old key file is refused");
+    let old_passphrase = rig.command("ls").args(["--passphrase-env", "PASS"]).output().expect("farshore runs");
+    assert_eq!(old_passphrase.status.code(), Some(4));
+    fs::rename(rig.path("key.new"), rig.path("key")).expect("the new key takes the old one's place");
+    assert!(stdout(&rig.run("verify", &[])).contains("everything is what was written"));
+    let target = rig.path("out");
+    stdout(&rig.run("restore", &["--machine", MACHINE, "--to", target.to_str().expect("a plain path")]));
+    assert!(rig.restored("out", 0) == rig.log.taken[2].disks[&DiskNo(0)]);
+}
+
+#[test]
 fn what_is_asked_wrongly_is_told_plainly() {
     let rig = Rig::new();
     let nobody = rig.run("ls", &["--machine", "nobody"]);

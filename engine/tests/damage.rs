@@ -48,7 +48,7 @@ fn read_keys(bytes: &Bytes) -> Result<String, String> {
     Ok(format!("{keys:?}"))
 }
 
-static OBJECTS: LazyLock<[Object; 9]> = LazyLock::new(|| {
+static OBJECTS: LazyLock<[Object; 10]> = LazyLock::new(|| {
     [
         ("segment", segment(), read_log_object),
         ("fence", fence(), read_log_object),
@@ -58,6 +58,7 @@ static OBJECTS: LazyLock<[Object; 9]> = LazyLock::new(|| {
         ("about", about_bytes(), read_about),
         ("manifest", manifest_bytes(), read_manifest),
         ("keys", keys_bytes(), read_keys),
+        ("rotating keys", rotating_keys_bytes(), read_keys),
         ("catalog", catalog_bytes(), read_catalog),
     ]
 });

@@ -83,6 +83,15 @@ fn a_catalog_snapshot_has_the_bytes_of_version_1() {
 }
 
 #[test]
+fn a_rotating_key_object_has_the_bytes_of_its_version_2_and_gives_the_key_before() {
+    let file = golden("keys-rotating", &rotating_keys_bytes());
+    let opened = KeyObject::parse(&file).expect("well formed").open(&vault_key()).expect("its key");
+    assert_eq!(opened, rotating_keys());
+    let previous = opened.previous(&vault_key()).expect("it is being rotated");
+    assert_eq!(previous.as_bytes(), previous_vault_key().as_bytes());
+}
+
+#[test]
 fn a_key_object_has_the_bytes_of_version_1_and_opens_in_each_of_its_ways() {
     let file = golden("keys", &keys_bytes());
     let locked = || KeyObject::parse(&file).expect("well formed");

@@ -11,7 +11,10 @@ use farshore_engine::record::DiskInfo;
 use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
 use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
+use farshore_engine::vault::keys::rotate::still_opens;
 use farshore_engine::vault::layout::{self, ObjectName};
+use farshore_engine::vault::read::error::ReadError;
+use farshore_engine::vault::read::open_vault::{Credential, OpenVault, VaultError};
 use farshore_engine::vault::store::{ObjectStore, PutOutcome, StoreError};
 use parking_lot::Mutex;
 
@@ -78,6 +81,12 @@ impl StoreKeeper {
         Self { store, vault, key, known: Mutex::default() }
     }
 
+    /// Whether the vault key is still this one: asked before and after everything that is sealed with it.
+    async fn counts(&self) -> Result<(), Fault> {
+        let opens = still_opens(&self.store, &self.key).await.map_err(unavailable)?;
+        opens.then_some(()).ok_or_else(rotated)
+    }
+
     /// The generations right under a prefix, in order.
     async fn generations(&self, prefix: &str) -> Result<Vec<u64>, Fault> {
         let (mut after, mut found) = (None, Vec::new());
@@ -92,6 +101,12 @@ impl StoreKeeper {
     }
 }
 
+fn rotated() -> Fault {
+    let detail = "the vault key was rotated and the one this server has is refused: put the new key file in its place and \
+                  restart the configuration server; replication goes on meanwhile";
+    Fault::new(FaultCode::VaultLocked, detail)
+}
+
 fn unavailable(error: StoreError) -> Fault {
     Fault::new(FaultCode::VaultUnavailable, error.to_string())
 }
@@ -103,6 +118,7 @@ impl VaultKeeper for StoreKeeper {
     }
 
     async fn make_machine(&self, new: NewMachine) -> Result<WireKey, Fault> {
+        self.counts().await?;
         let mut chance = OsChance;
         let data_key = DataKey::draw(&mut chance);
         let about = About {
@@ -122,6 +138,11 @@ impl VaultKeeper for StoreKeeper {
                 return Err(Fault::new(FaultCode::VaultForeign, detail));
             }
         }
+        // A key that was replaced in this moment wraps nothing that counts.
+        if let Err(fault) = self.counts().await {
+            self.store.delete(&name).await.map_err(unavailable)?;
+            return Err(fault);
+        }
         let key = WireKey::new(*data_key.as_bytes());
         self.known.lock().insert(new.machine, key.clone());
         Ok(key)
@@ -131,14 +152,20 @@ impl VaultKeeper for StoreKeeper {
         if let Some(key) = self.known.lock().get(&machine) {
             return Ok(key.clone());
         }
-        let missing = || Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}"));
-        let generations = self.generations(&layout::about_prefix(machine)).await?;
-        let generation = generations.last().copied().ok_or_else(missing)?;
-        let (bytes, _) = self.store.get(&ObjectName::about(machine, generation)).await.map_err(unavailable)?;
-        let opened =
-            About::open(machine, generation, &bytes, &self.key).and_then(|about| about.unwrap_data_key(&self.key));
-        let data_key = opened.map_err(|error| Fault::new(FaultCode::VaultUnavailable, error.to_string()))?;
-        let key = WireKey::new(*data_key.as_bytes());
+        let unreadable = |error: ReadError| Fault::new(FaultCode::VaultUnavailable, error.to_string());
+        // While the vault key is being rotated, a description may still be under the key before: the open vault has both.
+        let vault = OpenVault::open(self.store.clone(), &Credential::Key(self.key.clone())).await;
+        let vault = vault.map_err(|error| match error {
+            VaultError::Refused(_) => rotated(),
+            other => Fault::new(FaultCode::VaultUnavailable, other.to_string()),
+        })?;
+        let entry = vault.machine(machine).await.map_err(unreadable)?;
+        let about = entry.about.ok_or_else(|| match entry.damaged.first() {
+            Some(bad) => Fault::new(FaultCode::VaultUnavailable, format!("{}: {}", bad.object, bad.damage)),
+            None => Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}")),
+        })?;
+        let source = vault.source(&about).map_err(unreadable)?;
+        let key = WireKey::new(*source.key().as_bytes());
         self.known.lock().insert(machine, key.clone());
         Ok(key)
     }
@@ -152,6 +179,7 @@ impl VaultKeeper for StoreKeeper {
     }
 
     async fn keep_catalog(&self, catalog: &Catalog) -> Result<KeptCatalog, Fault> {
+        self.counts().await?;
         let generations = self.generations(&layout::catalog_prefix()).await?;
         let before = generations.last().copied();
         let generation = before.map_or(1, |before| before + 1);
@@ -169,6 +197,11 @@ impl VaultKeeper for StoreKeeper {
         let back = back.map_err(|error| Fault::new(FaultCode::VaultUnavailable, format!("{name}: {error}")))?;
         if back != *catalog {
             return Err(rival());
+        }
+        // Those of a new key must not give way to one of the old key.
+        if let Err(fault) = self.counts().await {
+            self.store.delete(&name).await.map_err(unavailable)?;
+            return Err(fault);
         }
         for old in generations.iter().rev().skip(CATALOGS_KEPT - 1) {
             self.store.delete(&ObjectName::catalog(*old)).await.map_err(unavailable)?;

@@ -126,6 +126,11 @@ impl VaultKey {
         SealKey::new(&derive(&*self.0, Some(salt), "farshore/1 data-key"))
     }
 
+    /// Wraps the vault key before this one, while the vault is being rotated.
+    pub fn previous_key(&self, salt: &Salt) -> SealKey {
+        SealKey::new(&derive(&*self.0, Some(salt), "farshore/1 previous"))
+    }
+
     /// Seals one snapshot of the configuration server's state.
     pub fn catalog_key(&self, salt: &Salt) -> SealKey {
         SealKey::new(&derive(&*self.0, Some(salt), "farshore/1 catalog"))

@@ -11,7 +11,13 @@
 //!   slot := passphrase  Argon2id(passphrase, salt, memory, passes, lanes) ─┐
 //!         | recovery    HKDF(recovery key, salt, "farshore/1 recovery")    ├─ AES-256-GCM(vault key), nonce 0,
 //!         | unknown     kept as it is, for a newer program                 ┘  associated data = kind | vault id
+//!
+//!   previous (version 2 only, while the vault key is being rotated): { salt, sealed }: the key before, in
+//!         AES-256-GCM under HKDF(vault key, salt, "farshore/1 previous"), nonce 0, associated data = "previous" | vault id
 //! ```
+//!
+//! An object is of version 2 exactly while it holds the previous key, so that a program that would not look for it
+//! refuses the vault instead of calling half of it damaged (see [`rotate`]).
 //!
 //! The body cannot be trusted before a slot gave the vault key, so what Argon2id is asked to do is bounded first; then
 //! the MAC tells whether anything was changed. A wrong passphrase is told apart from a damaged object by the CRC.
@@ -26,12 +32,17 @@ use crate::ids::{Chance, Salt, Timestamp, VaultId};
 
 pub mod change;
 mod recovery;
+pub mod rotate;
 
 pub use recovery::{BadRecoveryKey, RecoveryKey};
 
 /// Version of the key object, and of the vault's format as a whole.
 pub const KEYS_VERSION: u16 = 1;
+/// Version of a key object that holds the previous vault key as well.
+pub const KEYS_VERSION_ROTATING: u16 = 2;
 const MAGIC: [u8; 8] = *b"FARSHKEY";
+/// Associated data of the previous key.
+const PREVIOUS: &[u8] = b"previous";
 const HEAD_BYTES: usize = 32;
 const MAC_BYTES: usize = 32;
 /// Most bytes of a body. Chosen: hundreds of slots.
@@ -87,6 +98,16 @@ struct Body {
     generation: u64,
     created_at: Timestamp,
     slots: Vec<KeySlot>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    previous: Option<PreviousKey>,
+}
+
+/// The vault key before this one, under this one: what is not re-wrapped yet opens with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreviousKey {
+    salt: Salt,
+    sealed: String,
 }
 
 /// What opens a slot.
@@ -156,7 +177,7 @@ pub struct LockedKeys {
 impl KeyObject {
     /// The first key object of a vault, without slots.
     pub fn new(vault: VaultId, created_at: Timestamp) -> Self {
-        Self { body: Body { vault, generation: 1, created_at, slots: Vec::new() } }
+        Self { body: Body { vault, generation: 1, created_at, slots: Vec::new(), previous: None } }
     }
 
     /// The vault.
@@ -179,6 +200,29 @@ impl KeyObject {
     pub fn next_generation(mut self) -> Self {
         self.body.generation += 1;
         self
+    }
+
+    /// The generation after this one under the vault key `next`: without slots, and with `key` for what is not
+    /// re-wrapped yet.
+    #[must_use]
+    pub fn rotated(self, key: &VaultKey, next: &VaultKey, chance: &mut dyn Chance) -> Self {
+        let salt = Salt::draw(chance);
+        let sealed = wrap_vault_key(&next.previous_key(&salt), PREVIOUS, self.body.vault, key);
+        let mut rotated = self.next_generation();
+        rotated.body.slots.clear();
+        rotated.body.previous = Some(PreviousKey { salt, sealed });
+        rotated
+    }
+
+    /// The vault key before `key`, while the vault is being rotated from it.
+    pub fn previous(&self, key: &VaultKey) -> Option<VaultKey> {
+        let previous = self.body.previous.as_ref()?;
+        unwrap_vault_key(&key.previous_key(&previous.salt), PREVIOUS, self.body.vault, &previous.sealed)
+    }
+
+    /// Forgets the previous key, when nothing needs it any more.
+    pub fn forget_previous(&mut self) {
+        self.body.previous = None;
     }
 
     /// Adds a passphrase. Takes as long as `cost` says: not for an actor's thread.
@@ -238,7 +282,8 @@ impl KeyObject {
         let body = serde_json::to_vec(&self.body).expect("slots are plain data");
         let salt = Salt::draw(chance);
         let mut out = Put::with_capacity(HEAD_BYTES + body.len() + MAC_BYTES + 4);
-        out.slice(&MAGIC).u16(KEYS_VERSION).u16(0).count(body.len()).slice(&salt.0).slice(&body);
+        let version = if self.body.previous.is_some() { KEYS_VERSION_ROTATING } else { KEYS_VERSION };
+        out.slice(&MAGIC).u16(version).u16(0).count(body.len()).slice(&salt.0).slice(&body);
         let mac = key.authenticate_keys(&salt, out.as_slice());
         out.slice(mac.as_bytes());
         let crc = crc32fast::hash(out.as_slice());
@@ -253,9 +298,9 @@ impl KeyObject {
         if input.array(WHAT)? != MAGIC {
             return Err(Malformed::Value { what: WHAT, value: u64::from(bytes[0]) }.into());
         }
-        match input.u16(WHAT)? {
-            KEYS_VERSION => {}
-            version => return Err(Malformed::Version { what: WHAT, version, newest: KEYS_VERSION }.into()),
+        let version = input.u16(WHAT)?;
+        if !matches!(version, KEYS_VERSION | KEYS_VERSION_ROTATING) {
+            return Err(Malformed::Version { what: WHAT, version, newest: KEYS_VERSION_ROTATING }.into());
         }
         if bytes.len() < HEAD_BYTES + MAC_BYTES + 4 {
             return Err(Malformed::Short { what: WHAT }.into());
@@ -274,7 +319,10 @@ impl KeyObject {
         let mac = input.array(WHAT)?;
         input.u32(WHAT)?;
         input.end(WHAT)?;
-        let body = serde_json::from_slice(body).map_err(|_| Malformed::Value { what: WHAT, value: 0 })?;
+        let body: Body = serde_json::from_slice(body).map_err(|_| Malformed::Value { what: WHAT, value: 0 })?;
+        if body.previous.is_some() != (version == KEYS_VERSION_ROTATING) {
+            return Err(Malformed::Value { what: WHAT, value: version.into() }.into());
+        }
         Ok(LockedKeys { body, salt, authenticated: bytes.slice(..HEAD_BYTES + body_bytes), mac })
     }
 }

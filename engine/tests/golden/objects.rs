@@ -309,6 +309,23 @@ pub(crate) fn keys_bytes() -> Bytes {
     keys().seal(&vault_key(), &mut Fixed(5))
 }
 
+/// The vault key before [`vault_key`], for a vault that is being rotated.
+pub(crate) fn previous_vault_key() -> VaultKey {
+    VaultKey::from_bytes([0x77; 32])
+}
+
+/// The key object of a vault that is being rotated: version 2.
+pub(crate) fn rotating_keys() -> KeyObject {
+    let mut chance = Fixed(7);
+    let mut keys = keys().rotated(&previous_vault_key(), &vault_key(), &mut chance);
+    keys.add_recovery(&vault_key(), &recovery_key(), &mut chance);
+    keys
+}
+
+pub(crate) fn rotating_keys_bytes() -> Bytes {
+    rotating_keys().seal(&vault_key(), &mut Fixed(8))
+}
+
 /// Reads everything out of a log object: footer, pages, items. Any of it failing fails the whole.
 pub(crate) fn read_log_object(object: &Bytes) -> Result<String, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();

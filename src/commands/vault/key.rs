@@ -1,5 +1,7 @@
 //! `farshore vault key ls | passphrase | recovery | rm`: who may open the vault.
 
+mod rotate;
+
 use clap::{Args, Subcommand};
 use farshore_actors::supervise::OsChance;
 use farshore_engine::ids::Chance;
@@ -22,6 +24,8 @@ pub(crate) enum KeyCommand {
     Passphrase(PassphraseArgs),
     /// Replace the recovery key; the new one is printed once.
     Recovery(RecoveryArgs),
+    /// Make a new vault key; no data is written anew. The old key, passphrases and recovery key are refused afterwards.
+    Rotate(rotate::RotateArgs),
     /// Remove a key slot. The vault key file opens the vault whatever slots there are.
     Rm(RmArgs),
 }
@@ -71,6 +75,7 @@ pub(super) fn run(command: &KeyCommand, at: &VaultSettings) -> Outcome {
         KeyCommand::Ls(args) => ls(args, at),
         KeyCommand::Passphrase(args) => passphrase(args, at),
         KeyCommand::Recovery(args) => recovery(args, at),
+        KeyCommand::Rotate(args) => rotate::run(args, at),
         KeyCommand::Rm(args) => rm(args, at),
     }
 }

@@ -66,7 +66,7 @@ pub async fn change<T>(
     Ok(given)
 }
 
-async fn read_back(
+pub(super) async fn read_back(
     store: &Arc<dyn ObjectStore>,
     name: &ObjectName,
     bytes: &Bytes,
@@ -78,7 +78,7 @@ async fn read_back(
 }
 
 /// Oldest first.
-async fn generations(store: &Arc<dyn ObjectStore>) -> Result<Vec<ObjectName>, StoreError> {
+pub(super) async fn generations(store: &Arc<dyn ObjectStore>) -> Result<Vec<ObjectName>, StoreError> {
     let listed = store.list(&layout::keys_prefix(), None, 1000).await?;
     Ok(listed.into_iter().map(|listed| listed.name).filter(|name| name.number().is_some()).collect())
 }

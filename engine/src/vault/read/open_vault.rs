@@ -15,7 +15,7 @@ use super::segment_view::LogSource;
 use crate::ids::{MachineId, VaultId};
 use crate::vault::about::About;
 use crate::vault::catalog::Catalog;
-use crate::vault::crypto::VaultKey;
+use crate::vault::crypto::{OpenError, VaultKey};
 use crate::vault::keys::{KeyObject, KeysError, RecoveryKey};
 use crate::vault::layout::{ObjectName, about_prefix, catalog_prefix, keys_prefix, machines_prefix};
 use crate::vault::store::{ObjectStore, StoreError};
@@ -71,6 +71,8 @@ pub struct BadObject {
 pub struct OpenVault {
     store: Arc<dyn ObjectStore>,
     key: VaultKey,
+    /// While the vault is being rotated: what is not re-wrapped yet opens with it.
+    previous: Option<VaultKey>,
     vault: Option<VaultId>,
 }
 
@@ -98,7 +100,10 @@ impl OpenVault {
         for name in generations(&*store, &keys_prefix()).await? {
             let damage = match store.get(&name).await {
                 Ok((bytes, _)) => match open_keys(&name, &bytes, credential) {
-                    Ok((keys, key)) => return Ok(Self { store, key, vault: Some(keys.vault()) }),
+                    Ok((keys, key)) => {
+                        let previous = keys.previous(&key);
+                        return Ok(Self { store, key, previous, vault: Some(keys.vault()) });
+                    }
                     Err(KeysFault::Refused(error)) => return Err(VaultError::Refused(error)),
                     Err(KeysFault::Damaged(damage)) => damage,
                 },
@@ -110,10 +115,10 @@ impl OpenVault {
             newest_damage.get_or_insert(damage);
         }
         match (credential, newest_damage) {
-            (Credential::Key(key), Some(_)) => Ok(Self { store, key: key.clone(), vault: None }),
+            (Credential::Key(key), Some(_)) => Ok(Self { store, key: key.clone(), previous: None, vault: None }),
             // A vault that lost its key objects still has machines: the vault key opens them.
             (Credential::Key(key), None) if !store.list(&machines_prefix(), None, 1).await?.is_empty() => {
-                Ok(Self { store, key: key.clone(), vault: None })
+                Ok(Self { store, key: key.clone(), previous: None, vault: None })
             }
             (_, Some(damage)) => Err(VaultError::KeysDamaged { cause: damage.to_string() }),
             (_, None) => Err(VaultError::NoVault),
@@ -133,6 +138,16 @@ impl OpenVault {
     /// The vault key.
     pub fn key(&self) -> &VaultKey {
         &self.key
+    }
+
+    /// The vault key before it, while the vault is being rotated.
+    pub fn previous_key(&self) -> Option<&VaultKey> {
+        self.previous.as_ref()
+    }
+
+    /// Opens with the vault key; and while the vault is being rotated, else with the one before.
+    pub(crate) fn with_keys<T>(&self, open: impl Fn(&VaultKey) -> Result<T, OpenError>) -> Result<T, OpenError> {
+        open(&self.key).or_else(|error| self.previous.as_ref().map_or(Err(error), &open))
     }
 
     /// The machines of the vault, by id.
@@ -172,8 +187,11 @@ impl OpenVault {
             },
         };
         let generation = name.number().unwrap_or(0);
-        let about = About::open(machine, generation, &bytes, &self.key).map_err(Damage::from);
-        Ok(about.and_then(|about| about.unwrap_data_key(&self.key).map_err(Damage::from).map(|_| about)))
+        let open = |key: &VaultKey| {
+            let about = About::open(machine, generation, &bytes, key)?;
+            about.unwrap_data_key(key).map(|_| about)
+        };
+        Ok(self.with_keys(open).map_err(Damage::from))
     }
 
     /// The newest snapshot of the configuration server's state that can be read, with its generation; and those above
@@ -183,7 +201,7 @@ impl OpenVault {
         for name in generations(&*self.store, &catalog_prefix()).await.map_err(ReadError::Store)? {
             let generation = name.number().unwrap_or(0);
             let opened = match self.store.get(&name).await.map_err(|error| ReadError::store(&name, error)) {
-                Ok((bytes, _)) => Catalog::open(generation, &bytes, &self.key).map_err(Damage::from),
+                Ok((bytes, _)) => self.with_keys(|key| Catalog::open(generation, &bytes, key)).map_err(Damage::from),
                 Err(ReadError::Damaged { damage, .. }) => Err(damage),
                 Err(other) => return Err(other),
             };
@@ -197,7 +215,7 @@ impl OpenVault {
 
     /// The logs of a described machine.
     pub fn source(&self, about: &About) -> Result<LogSource, ReadError> {
-        let key = about.unwrap_data_key(&self.key);
+        let key = self.with_keys(|key| about.unwrap_data_key(key));
         let key = key.map_err(|error| ReadError::damaged(ObjectName::about(about.machine, 0), error))?;
         Ok(LogSource::new(self.store.clone(), about.machine, key))
     }
@@ -230,7 +248,7 @@ pub(super) fn open_keys(
 }
 
 /// The numbered objects right under a prefix, highest first.
-pub(super) async fn generations(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectName>, StoreError> {
+pub(crate) async fn generations(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<ObjectName>, StoreError> {
     // Old generations go when new ones are read back: more than this are not of our making.
     const GENERATIONS_MAX: usize = 1000;
     let lines = store.list(prefix, None, GENERATIONS_MAX).await?;
@@ -239,7 +257,7 @@ pub(super) async fn generations(store: &dyn ObjectStore, prefix: &str) -> Result
 }
 
 /// The distinct first parts of the names under a prefix, in order: two list calls a part, whatever lies below.
-pub(super) async fn parts(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<String>, StoreError> {
+pub(crate) async fn parts(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<String>, StoreError> {
     let mut parts = Vec::new();
     let mut after = None;
     while let Some(line) = store.list(prefix, after.as_ref(), 1).await?.into_iter().next() {
