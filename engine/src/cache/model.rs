@@ -55,6 +55,7 @@ struct State {
     inodes: BTreeMap<u64, Inode>,
     capacity_bytes: u64,
     faults: Vec<DiskFault>,
+    lost_pending: bool,
     syncs: u64,
 }
 
@@ -91,6 +92,7 @@ impl ModelDisk {
         kept.iter().for_each(|change| change.apply(&mut state.durable_names));
         state.names = state.durable_names.clone();
         state.faults.clear();
+        state.lost_pending = false;
         for inode in state.inodes.values_mut() {
             for change in std::mem::take(&mut inode.pending) {
                 match (change, draw(chance, 3)) {
@@ -109,7 +111,14 @@ impl ModelDisk {
 
     /// What was not synced cannot be written back, and nobody is told: it is there until the power goes, whatever is synced.
     pub fn lose_pending(&self) {
-        self.0.lock().inodes.values_mut().for_each(|inode| inode.lost |= !inode.pending.is_empty());
+        let mut state = self.0.lock();
+        state.lost_pending = true;
+        state.inodes.values_mut().for_each(|inode| inode.lost |= !inode.pending.is_empty());
+    }
+
+    /// Whether something could not be written back since the last crash.
+    pub fn has_lost_pending(&self) -> bool {
+        self.0.lock().lost_pending
     }
 
     /// The bytes of a file as they are now.

@@ -560,6 +560,23 @@ fn a_write_that_does_not_fit_the_budget_opens_a_gap_at_once_and_the_scan_closes_
     assert_eq!(replica.disks, world.disks);
 }
 
+#[test]
+fn a_mark_follows_when_an_activity_log_fails_so_an_idle_machine_stays_as_good_as_now() {
+    let mut world = World::new(1500, false);
+    world.open(false);
+    world.settle();
+    let (now, wall) = (world.now, Timestamp(0));
+    world.splitter.mark_if_due(now, wall, &mut Counter(0)).expect("a mark of the beginning");
+    world.splitter.idle_since().expect("nothing was written since");
+    world.splitter.activity_log_failed(1, now);
+    world.splitter.mark_if_due(now, wall, &mut Counter(1)).expect("a mark behind the record");
+    assert_eq!(
+        world.splitter.idle_since().map(Lsn::next),
+        Some(world.splitter.next_lsn()),
+        "the mark is the log's last"
+    );
+}
+
 /// Records are few and not counted against the budget.
 fn window_slack() -> usize {
     4 * super::window::ENTRY_WEIGHT_BYTES

@@ -247,6 +247,8 @@ impl Splitter {
         entry.log_failed = true;
         entry.regions.heat(0..=entry.regions.hot().size() - 1);
         self.window.record(Record::ActivityLogInvalid { disk: DiskNo(disk as u16) });
+        // The newest point is as good as now only while nothing follows its mark.
+        self.marks.at_once();
         self.drained(now)
     }
 

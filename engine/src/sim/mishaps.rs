@@ -96,6 +96,8 @@ impl World {
             self.stop_process(seat(machine, server));
             self.ctx.within(1000, 20_000, Event::Restart(seat(machine, server)));
         }
+        // With room: on a full disk recovery syncs in place, and says at `settle` that this case is lost then.
+        self.seats[server].disk.set_capacity(CACHE_BYTES);
         self.seats[server].disk.lose_pending();
         self.ctx.trouble(&Fault { kind: Kind::StoreSlow, strength: 1000, ..*fault });
         self.ctx.within(100_000, 500_000, Event::PowerCut(server));
@@ -195,6 +197,9 @@ impl World {
 
     fn fill_disk(&mut self, server: usize, fault: &Fault) {
         let room = self.ctx.chance.below(200_000);
+        if self.seats[server].disk.has_lost_pending() {
+            return;
+        }
         self.ctx.say(format!("server {server}"), format!("has only {room} bytes of cache"));
         self.ctx.seen(Seen::CacheFull);
         self.seats[server].disk.set_capacity(room);
