@@ -132,7 +132,7 @@ pub(super) fn points(run: &mut Run<'_>) -> Result<(), NoReport> {
     for machine in run.site.names(Kind::Agent) {
         let wanted = run.order.scenario.expect.points;
         let disks = run.site.disks().len();
-        let listed = run.site.ctl(&["points", &machine]).unwrap_or_default();
+        let listed = newest_points(run, &machine)?;
         let all = listed["items"].as_array().cloned().unwrap_or_default();
         let whole: Vec<&Value> =
             all.iter().filter(|point| point["disks"].as_array().is_some_and(|of| of.len() == disks)).collect();
@@ -155,6 +155,20 @@ pub(super) fn points(run: &mut Run<'_>) -> Result<(), NoReport> {
         run.found(&check, fine, details.join("\n"));
     }
     Ok(())
+}
+
+/// The points of a machine, as soon as the newest is the end of its log: of what was written last, the mark comes up to an
+/// interval later. Those that there are, where that takes too long.
+fn newest_points(run: &mut Run<'_>, machine: &str) -> Result<Value, NoReport> {
+    let (mut listed, patience) = (Value::Null, run.patience());
+    run.wait(patience, |run| {
+        listed = run.site.ctl(&["points", machine]).unwrap_or_default();
+        let newest =
+            listed["items"].as_array().and_then(|points| points.iter().filter_map(|p| p["lsn"].as_u64()).max());
+        let end = run.site.status(machine).ok().and_then(|status| status["last_lsn"].as_u64());
+        Ok((newest.is_some() && newest >= end).then_some(()))
+    })?;
+    Ok(listed)
 }
 
 fn judge_point(run: &Run<'_>, machine: &str, point: &str, acked_before: Option<Timestamp>) -> Result<String, String> {

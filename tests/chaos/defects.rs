@@ -45,7 +45,7 @@ impl Failed {
 
 fn crashes() -> &'static Failed {
     static RUN: OnceLock<Failed> = OnceLock::new();
-    RUN.get_or_init(|| Failed::of("crashes", "3", &["m1=ack-before-activity-log", "m2=forget-activity-log"]))
+    RUN.get_or_init(|| Failed::of("crashes", "4.5", &["m1=ack-before-activity-log", "m2=forget-activity-log"]))
 }
 
 fn all_wrong() -> &'static Failed {
@@ -56,7 +56,7 @@ fn all_wrong() -> &'static Failed {
 
 fn stuck() -> &'static Failed {
     static RUN: OnceLock<Failed> = OnceLock::new();
-    RUN.get_or_init(|| Failed::of("stuck", "2", &["ps-a=stuck-vault", "m1=panic-aside"]))
+    RUN.get_or_init(|| Failed::of("stuck", "4", &["ps-a=stuck-vault", "m1=panic-aside"]))
 }
 
 #[test]
