@@ -562,11 +562,12 @@ fn a_write_that_does_not_fit_the_budget_opens_a_gap_at_once_and_the_scan_closes_
 
 #[test]
 fn a_mark_follows_when_an_activity_log_fails_so_an_idle_machine_stays_as_good_as_now() {
-    let mut world = World::new(1500, false);
+    let mut world = World::new(1 << 20, false);
     world.open(false);
+    world.arrive(0, 1, 1, false);
     world.settle();
     let (now, wall) = (world.now, Timestamp(0));
-    world.splitter.idle_since().expect("nothing was written since the mark of the beginning");
+    world.splitter.idle_since().expect("nothing was written since the mark of the write");
     world.splitter.activity_log_failed(1, now);
     world.splitter.mark_if_due(now, wall, &mut Counter(1)).expect("a mark behind the record");
     assert_eq!(
