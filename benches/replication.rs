@@ -23,7 +23,7 @@ use farshore_engine::transport::tls::{
     ClientAuth, Peers, SharedIdentity, Trust, accept, client_config, connect, server_config,
 };
 use farshore_engine::vault::crypto::DataKey;
-use farshore_engine::vault::segment::{FrameSealer, ItemNo, SegmentIdentity};
+use farshore_engine::vault::segment::{FrameSealer, ItemNo, LogVersion, SegmentIdentity};
 use rig::process::{run, text};
 use rig::report::{Bar, Report, folder};
 use rig::site::{Machine, Site, reader};
@@ -106,6 +106,7 @@ fn sealing_alone(pieces: &[Vec<u8>]) -> Duration {
         writer: WriterId([4; 16]),
         salt: Salt([5; 16]),
         created_at: Timestamp(0),
+        version: LogVersion::V1,
     };
     let (sealer, digest_key) = (FrameSealer::new(&key, identity), key.digest_key());
     let mut spent = Duration::ZERO;

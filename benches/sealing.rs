@@ -19,7 +19,7 @@ use farshore_engine::digest::digests;
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, Salt, TimelineId, Timestamp, WriterId};
 use farshore_engine::section::SectionBuilder;
 use farshore_engine::vault::crypto::{DataKey, SealKey};
-use farshore_engine::vault::segment::{FrameSealer, ItemNo, SegmentIdentity};
+use farshore_engine::vault::segment::{FrameSealer, ItemNo, LogVersion, SegmentIdentity};
 use rig::report::{Bar, Report};
 use rig::{is_bench, sized, thread_cpu};
 
@@ -94,6 +94,7 @@ impl Bench {
             writer: WriterId([4; 16]),
             salt: Salt([thread; 16]),
             created_at: Timestamp(0),
+            version: LogVersion::V1,
         };
         let sealer = FrameSealer::new(&key, identity);
         Self { seal: key.frame_key(&Salt([5; 16])), sealer, key }

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use farshore_engine::defaults;
+use farshore_engine::vault::segment::Packing;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value};
 use figment::{Figment, Provider};
@@ -81,6 +82,8 @@ pub(crate) struct SegmentSettings {
     pub(crate) seal_interval_ms: u64,
     /// Size at which a segment closes, in bytes.
     pub(crate) bytes_target: u64,
+    /// `snappy`, `zstd`, or `zstd:<level>` with a level of 1 to 19; machines whose policy names none follow it.
+    pub(crate) codec: Packing,
 }
 
 /// The mobility agent.
@@ -124,6 +127,7 @@ impl Default for Settings {
             segment: SegmentSettings {
                 seal_interval_ms: defaults::SEAL_INTERVAL_MS,
                 bytes_target: defaults::SEGMENT_BYTES_TARGET,
+                codec: Packing::default(),
             },
             agent: AgentSettings {
                 mark_interval_ms: defaults::MARK_INTERVAL_MS,

@@ -13,6 +13,8 @@ pub const MARK_INTERVAL_MS: u64 = 1_000;
 pub const SEAL_INTERVAL_MS: u64 = 2_000;
 /// Size at which a segment closes, in bytes: at 100 MB/s six objects a second, each still one cheap request.
 pub const SEGMENT_BYTES_TARGET: u64 = 16 << 20;
+/// Level of zstd where a policy says zstd and no level: zstd's own default.
+pub const ZSTD_LEVEL: u8 = 3;
 /// RPO at which a machine's health is a warning, in seconds.
 pub const RPO_WARNING_SECONDS: u64 = 30;
 /// RPO at which a machine's health is critical, in seconds.
@@ -37,6 +39,7 @@ pub const TABLE: &[(&str, u64, &str)] = &[
     ("mark interval", MARK_INTERVAL_MS, "ms"),
     ("seal interval", SEAL_INTERVAL_MS, "ms"),
     ("segment size", SEGMENT_BYTES_TARGET, "bytes"),
+    ("zstd level", ZSTD_LEVEL as u64, "1 to 19"),
     ("RPO warning", RPO_WARNING_SECONDS, "s"),
     ("RPO critical", RPO_CRITICAL_SECONDS, "s"),
     ("cache", CACHE_BYTES_MAX, "bytes"),

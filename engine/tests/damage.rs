@@ -48,9 +48,10 @@ fn read_keys(bytes: &Bytes) -> Result<String, String> {
     Ok(format!("{keys:?}"))
 }
 
-static OBJECTS: LazyLock<[Object; 10]> = LazyLock::new(|| {
+static OBJECTS: LazyLock<[Object; 11]> = LazyLock::new(|| {
     [
         ("segment", segment(), read_log_object),
+        ("segment of version 2", zstd_segment(), read_log_object),
         ("fence", fence(), read_log_object),
         ("branch", branch(), read_log_object),
         ("run", run_part(), read_log_object),

@@ -18,7 +18,7 @@ use farshore_engine::nbd::{
 use farshore_engine::section::SectionBuilder;
 use farshore_engine::vault::crypto::DataKey;
 use farshore_engine::vault::layout::ObjectName;
-use farshore_engine::vault::segment::{FrameSealer, ItemNo, SegmentIdentity};
+use farshore_engine::vault::segment::{FrameSealer, ItemNo, LogVersion, SegmentIdentity};
 use farshore_engine::vault::store::ObjectStore;
 use farshore_engine::vault::store::folder::FolderStore;
 use rand::rngs::SmallRng;
@@ -104,6 +104,7 @@ fn sealing(threads: usize, time: Duration) -> f64 {
             writer: WriterId([4; 16]),
             salt: Salt([thread as u8; 16]),
             created_at: Timestamp(0),
+            version: LogVersion::V1,
         };
         let (sealer, digest_key) = (FrameSealer::new(&key, identity), key.digest_key());
         let data = half_random(FRAME_BYTES, thread as u64);

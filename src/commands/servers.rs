@@ -147,6 +147,7 @@ impl Control {
             control_addresses: serving.control_addresses.clone(),
             mark_interval: Duration::from_millis(settings.agent.mark_interval_ms),
             seal_interval: Duration::from_millis(settings.segment.seal_interval_ms),
+            packing: settings.segment.codec,
             rpo_warning: Duration::from_secs(defaults::RPO_WARNING_SECONDS),
             rpo_critical: Duration::from_secs(defaults::RPO_CRITICAL_SECONDS),
             certificate_days: defaults::CERTIFICATE_DAYS,

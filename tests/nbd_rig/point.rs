@@ -20,8 +20,8 @@ use farshore_engine::vault::read::segment_view::LogSource;
 use farshore_engine::vault::read::timeline::TimelineReader;
 use farshore_engine::vault::read::volume::{Volume, VolumeLimits};
 use farshore_engine::vault::segment::{
-    Control, FooterDigest, FooterPlace, FrameSealer, ItemNo, ObjectKind, SealedItem, SegmentIdentity, SegmentIndex,
-    seal_control, seal_footer,
+    Control, FooterDigest, FooterPlace, FrameSealer, ItemNo, LogVersion, ObjectKind, SealedItem, SegmentIdentity,
+    SegmentIndex, seal_control, seal_footer,
 };
 use farshore_engine::vault::state::LogState;
 use farshore_engine::vault::store::ObjectStore;
@@ -78,6 +78,7 @@ impl Point {
             writer: WriterId([0x11; 16]),
             salt: Salt::draw(&mut chance),
             created_at: Timestamp(5),
+            version: LogVersion::V1,
         };
         let store = Arc::new(MemoryStore::new());
         let publish = |slot, object: Bytes| {

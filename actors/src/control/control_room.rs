@@ -12,6 +12,7 @@ use actix::prelude::*;
 use farshore_engine::control::messages::{Command, CommandResult, Welcome};
 use farshore_engine::ids::ProcessServerId;
 use farshore_engine::transport::CertificateAuthority;
+use farshore_engine::vault::segment::Packing;
 use parking_lot::{RwLock, RwLockReadGuard};
 use slog::Logger;
 use tokio::sync::watch;
@@ -42,6 +43,8 @@ pub struct ControlPolicy {
     pub mark_interval: Duration,
     /// Oldest that an open segment gets.
     pub seal_interval: Duration,
+    /// With what frames are packed.
+    pub packing: Packing,
     /// RPO from which a machine is in warning.
     pub rpo_warning: Duration,
     /// RPO from which a machine is critical.
@@ -72,6 +75,11 @@ impl ControlPolicy {
             mark_interval_ms: mark_interval.as_millis() as u64,
             seal_interval_ms: self.seal_interval.as_millis() as u64,
         }
+    }
+
+    /// With what this machine's frames are packed.
+    pub(super) fn packing_of(&self, machine: &Machine) -> Packing {
+        machine.policy.packing.unwrap_or(self.packing)
     }
 
     /// Time between this machine's marks under load.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | this server owns the machine | it does not know it, or under another epoch, or it is fenced | a protect job: epoch + 1 |
 //! | this server owns the machine | its key is missing | bring the key: the same assignment again |
+//! | this server owns the machine | its frames are not packed as its policy wants | say how |
 //! | another server owns it, or it was removed or paused | it is owned here | release it |
 //! | the point is served here | it is not served | forget it: its overlay is gone |
 //! | nothing is served under that number | it is served | stop serving |
@@ -15,6 +16,7 @@ use std::fmt;
 
 use farshore_engine::control::messages::{Heartbeat, MachineState};
 use farshore_engine::ids::{Epoch, MachineId, ProcessServerId, TimelineId, WriterId};
+use farshore_engine::vault::segment::Packing;
 
 use super::ledger::Ledger;
 use super::ledger::records::{AssignmentRecord, ServeId, ServedState};
@@ -40,6 +42,13 @@ pub(crate) enum Remedy {
         /// The owner's identity.
         writer: WriterId,
     },
+    /// Have its frames packed as the policy wants.
+    SetPacking {
+        /// The machine.
+        machine: MachineId,
+        /// With what.
+        packing: Packing,
+    },
     /// Let go of a machine.
     Release {
         /// The machine.
@@ -64,6 +73,7 @@ impl fmt::Display for Remedy {
         match self {
             Self::Protect { machine, why } => write!(f, "find an owner for machine {machine} ({why})"),
             Self::BringKey { machine, .. } => write!(f, "bring the key of machine {machine}"),
+            Self::SetPacking { machine, packing } => write!(f, "have machine {machine} packed with {packing}"),
             Self::Release { machine, .. } => write!(f, "release machine {machine}"),
             Self::ForgetServed { serve } => write!(f, "forget served point {serve}"),
             Self::StopServing { serve } => write!(f, "stop serving {serve}"),
@@ -71,15 +81,20 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// What to do after this heartbeat of `server`.
-pub(crate) fn remedies(ledger: &Ledger, server: ProcessServerId, heartbeat: &Heartbeat) -> Vec<Remedy> {
+/// What to do after this heartbeat of `server`; `packing` is that of machines whose policy names none.
+pub(crate) fn remedies(
+    ledger: &Ledger,
+    server: ProcessServerId,
+    heartbeat: &Heartbeat,
+    packing: Packing,
+) -> Vec<Remedy> {
     let busy: BTreeSet<MachineId> =
         ledger.running_jobs().filter(|job| job.kind.changes_owner()).map(|job| job.kind.machine()).collect();
     let mut plan = Vec::new();
     let owned = ledger.assignments.iter().filter(|assignment| assignment.process_server == server);
     for assignment in owned.filter(|assignment| !busy.contains(&assignment.machine)) {
         if ledger.machine(assignment.machine).is_ok_and(|machine| !machine.paused) {
-            plan.extend(for_owned(ledger, assignment, heartbeat));
+            plan.extend(for_owned(ledger, assignment, heartbeat, packing));
         }
     }
     for report in heartbeat.machines.iter().filter(|report| !busy.contains(&report.machine)) {
@@ -104,7 +119,12 @@ pub(crate) fn remedies(ledger: &Ledger, server: ProcessServerId, heartbeat: &Hea
     plan
 }
 
-fn for_owned(ledger: &Ledger, assignment: &AssignmentRecord, heartbeat: &Heartbeat) -> Option<Remedy> {
+fn for_owned(
+    ledger: &Ledger,
+    assignment: &AssignmentRecord,
+    heartbeat: &Heartbeat,
+    packing: Packing,
+) -> Option<Remedy> {
     let machine = assignment.machine;
     let protect = |why| Some(Remedy::Protect { machine, why });
     let Some(report) = heartbeat.machines.iter().find(|report| report.machine == machine) else {
@@ -119,7 +139,11 @@ fn for_owned(ledger: &Ledger, assignment: &AssignmentRecord, heartbeat: &Heartbe
             let timeline = ledger.machine(machine).ok()?.timeline;
             Some(Remedy::BringKey { machine, timeline, epoch: assignment.epoch, writer: assignment.writer })
         }
-        _ => None,
+        _ => {
+            let wanted = ledger.machine(machine).ok()?.policy.packing.unwrap_or(packing);
+            let has = report.packing.unwrap_or(wanted);
+            (has != wanted).then_some(Remedy::SetPacking { machine, packing: wanted })
+        }
     }
 }
 
@@ -183,6 +207,7 @@ mod tests {
             durable: Lsn(0),
             committed: Lsn(0),
             next_slot: Slot(0),
+            packing: None,
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,
@@ -208,8 +233,20 @@ mod tests {
         let ledger = ledger_of(&[(5, HERE, 3), (6, THERE, 9)]);
         for state in [MachineState::Replicating, MachineState::AgentAway, MachineState::Adopting, MachineState::Failed]
         {
-            assert_eq!(remedies(&ledger, HERE, &heartbeat(&[(5, 3, state)])), []);
+            assert_eq!(remedies(&ledger, HERE, &heartbeat(&[(5, 3, state)]), Packing::Snappy), []);
         }
+    }
+
+    #[test]
+    fn a_machine_is_packed_as_its_policy_wants_where_its_owner_can() {
+        let ledger = ledger_of(&[(5, HERE, 3)]);
+        let mut heard = heartbeat(&[(5, 3, MachineState::Replicating)]);
+        let (machine, packing) = (MachineId([5; 16]), Packing::Zstd(3));
+        assert_eq!(remedies(&ledger, HERE, &heard, packing), [], "one that says nothing knows one way only");
+        heard.machines[0].packing = Some(Packing::Snappy);
+        assert_eq!(remedies(&ledger, HERE, &heard, packing), [Remedy::SetPacking { machine, packing }]);
+        heard.machines[0].packing = Some(packing);
+        assert_eq!(remedies(&ledger, HERE, &heard, packing), []);
     }
 
     #[test]
@@ -222,7 +259,7 @@ mod tests {
             heartbeat(&[(5, 3, MachineState::Fenced)]),
         ];
         for heartbeat in lost {
-            let plan = remedies(&ledger, HERE, &heartbeat);
+            let plan = remedies(&ledger, HERE, &heartbeat, Packing::Snappy);
             assert!(matches!(plan[..], [Remedy::Protect { machine: MachineId([5, ..]), .. }]), "{plan:?}");
         }
     }
@@ -231,7 +268,7 @@ mod tests {
     fn a_locked_machine_gets_its_key_and_a_foreign_one_is_released() {
         let ledger = ledger_of(&[(5, HERE, 3), (6, THERE, 9)]);
         let heard = heartbeat(&[(5, 3, MachineState::Locked), (6, 8, MachineState::Replicating)]);
-        let plan = remedies(&ledger, HERE, &heard);
+        let plan = remedies(&ledger, HERE, &heard, Packing::Snappy);
         assert_eq!(
             plan,
             [
@@ -254,7 +291,7 @@ mod tests {
             jobs::BeginProtect { machine, by: "t".into() }.decide(draft).expect("begun");
         });
         ledger.apply(&batch);
-        assert_eq!(remedies(&ledger, HERE, &heartbeat(&[])), []);
+        assert_eq!(remedies(&ledger, HERE, &heartbeat(&[]), Packing::Snappy), []);
         assert_eq!(assign::epoch_of(&ledger, machine), Epoch(3));
     }
 
@@ -262,6 +299,6 @@ mod tests {
     fn what_is_served_without_being_known_is_stopped() {
         let ledger = ledger_of(&[]);
         let heard = Heartbeat { serving: vec![4], ..heartbeat(&[]) };
-        assert_eq!(remedies(&ledger, HERE, &heard), [Remedy::StopServing { serve: 4 }]);
+        assert_eq!(remedies(&ledger, HERE, &heard, Packing::Snappy), [Remedy::StopServing { serve: 4 }]);
     }
 }

@@ -8,6 +8,7 @@ use farshore_engine::control::messages::{
 };
 use farshore_engine::ids::{DiskNo, MachineId, ProcessServerId, TimelineId, Timestamp};
 use farshore_engine::record::DiskInfo;
+use farshore_engine::vault::segment::Packing;
 
 use super::control_room::ControlRoom;
 use super::health::{self, Health, Protection, RpoLimits};
@@ -55,6 +56,8 @@ pub struct MachineView {
     pub limits: RpoLimits,
     /// Time between marks under load.
     pub mark_interval: Duration,
+    /// With what its frames are packed.
+    pub packing: Packing,
     /// What its own policy says; the rest is the installation's.
     pub policy: MachinePolicy,
     /// Counts the edits of it.
@@ -234,6 +237,7 @@ pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine:
         protection: health::protection(ledger, live, machine),
         limits,
         mark_interval: room.policy.mark_interval_of(machine),
+        packing: room.policy.packing_of(machine),
         policy: machine.policy,
         revision: machine.revision,
         health: Health::of(&issues),

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::{Lsn, MachineId, Slot, TimelineId};
 use farshore_engine::log::{Owner, SegmentNo};
+use farshore_engine::vault::segment::Packing;
 use parking_lot::Mutex;
 
 use super::{ActorReport, DataEventKind, EventSink, HealthIssue, IssueCode, MachinePhase, MachineStatus, UploadCounts};
@@ -44,6 +45,7 @@ impl Board {
             durable: Lsn::ZERO,
             committed: Lsn::ZERO,
             next_slot: Slot::ZERO,
+            packing: Packing::Snappy,
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,

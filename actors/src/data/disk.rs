@@ -89,7 +89,7 @@ impl Disk {
             return sealer.clone();
         }
         let key = self.spec.machine.key.get().expect("a machine dispatches frames only once it has its key");
-        let sealer = FrameSealer::new(&key, identity);
+        let sealer = FrameSealer::new(&key, identity).packed(self.spec.machine.packing());
         self.sealer = Some((identity.salt, sealer.clone()));
         sealer
     }

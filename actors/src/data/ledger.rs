@@ -12,6 +12,7 @@ use farshore_engine::ids::{Epoch, MachineId, TimelineId};
 use farshore_engine::log::Owner;
 use farshore_engine::protocol::Redirect;
 use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::segment::Packing;
 use parking_lot::Mutex;
 
 use super::board::Board;
@@ -106,6 +107,11 @@ impl MachineSpec {
     /// Before the log was opened with it.
     pub(super) fn data_key(&self) -> DataKey {
         self.key.get().expect("the log is opened with the key, which then stays")
+    }
+
+    /// With what its frames are packed.
+    pub(super) fn packing(&self) -> Packing {
+        self.board.read(|status| status.packing)
     }
 
     pub(super) fn new(

@@ -7,6 +7,7 @@ use farshore_engine::control::messages::{Assign, Export, PointInfo, PointSelecto
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId};
 use farshore_engine::record::MarkKind;
 use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::segment::Packing;
 
 use super::{DataError, ProcessServerReport};
 
@@ -18,6 +19,16 @@ pub(super) struct AssignMachine {
     pub(super) assignment: Assign,
     /// How long to wait for the answer; adopting goes on behind it.
     pub(super) within: Duration,
+}
+
+/// Pack the machine's frames with this from the next segment on.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), DataError>")]
+pub(super) struct SetPacking {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// With what.
+    pub(super) packing: Packing,
 }
 
 /// The machine's log is this process server's.

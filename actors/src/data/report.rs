@@ -7,6 +7,7 @@ use std::time::Duration;
 use farshore_engine::cache::limits::Pressure;
 use farshore_engine::control::messages::{MarkReport, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, Slot, TimelineId, Timestamp, WriterId};
+use farshore_engine::vault::segment::Packing;
 use serde::Serialize;
 
 use crate::supervise::{ActorKind, ChildState};
@@ -153,6 +154,8 @@ pub struct MachineStatus {
     pub committed: Lsn,
     /// The slot that comes next.
     pub next_slot: Slot,
+    /// With what its frames are packed, from the next segment on.
+    pub packing: Packing,
     /// The newest committed mark that covers every disk of the machine.
     pub newest_mark: Option<MarkReport>,
     /// When the agent last confirmed that no write came after that mark.

@@ -37,7 +37,7 @@ use crate::record::{MarkKind, Record, RecordAt};
 use crate::vault::crypto::TAG_BYTES;
 use crate::vault::segment::header::HEADER_BYTES;
 use crate::vault::segment::item::ITEM_HEADER_BYTES;
-use crate::vault::segment::{ItemNo, SealedItem, SegmentIdentity, SegmentIndex};
+use crate::vault::segment::{ItemNo, LogVersion, SealedItem, SegmentIdentity, SegmentIndex};
 use crate::vault::state::LogState;
 
 pub use jobs::{
@@ -142,6 +142,7 @@ pub struct Sequencer {
     accepted: LogState,
     synced: LogState,
     next_segment: SegmentNo,
+    version: LogVersion,
     batches_drawn: u64,
     appends_drawn: u64,
     in_flight_bytes: usize,
@@ -162,6 +163,7 @@ impl Sequencer {
             accepted: state.clone(),
             synced: state,
             next_segment,
+            version: LogVersion::V1,
             batches_drawn: 0,
             appends_drawn: 0,
             in_flight_bytes: 0,
@@ -171,6 +173,11 @@ impl Sequencer {
             appending: None,
             closed: VecDeque::new(),
         }
+    }
+
+    /// Begins segments of this version from now on; the open one stays what it is.
+    pub fn begin_in(&mut self, version: LogVersion) {
+        self.version = version;
     }
 
     /// Takes the next batch and says what is to be sealed for it. `now` is the caller's monotonic time, `at` the
@@ -438,6 +445,7 @@ impl Sequencer {
                 writer: self.log.owner.writer,
                 salt: Salt::draw(chance),
                 created_at: at,
+                version: self.version,
             };
             self.filling.push_back(Filling {
                 segment: self.next_segment,

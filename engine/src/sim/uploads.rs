@@ -16,7 +16,7 @@ use crate::log::SegmentNo;
 use crate::log::committer::{Attempt, Effect, Found, LogObject, Offer, StopReason};
 use crate::log::sequencer::ClosedSegment;
 use crate::vault::segment::{
-    Control, FooterDigest, FooterPlace, SegmentIdentity, SegmentIndex, seal_control, seal_footer,
+    Control, FooterDigest, FooterPlace, LogVersion, SegmentIdentity, SegmentIndex, seal_control, seal_footer,
 };
 use crate::vault::state::LogState;
 use crate::vault::store::{PutOutcome, StoreErrorKind};
@@ -98,6 +98,7 @@ impl Process {
             writer: self.owner.writer,
             salt: Salt::draw(&mut ctx.chance),
             created_at: Timestamp(0),
+            version: LogVersion::V1,
         };
         let state = self.state_behind(state_of, log);
         let salt = Salt::draw(&mut ctx.chance);

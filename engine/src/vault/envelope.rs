@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 use super::crypto::{OpenError, SealKey, TAG_BYTES};
 use super::layout::ObjectName;
 use super::segment::Codec;
-use super::segment::seal::{unpack, with_compressed};
+use super::segment::LogVersion;
+use super::segment::packing::{Packing, unpack, with_packed};
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{Chance, Salt};
 
@@ -73,7 +74,7 @@ pub fn seal<T: Serialize>(
     let plain = zeroize::Zeroizing::new(serde_json::to_vec(body).expect("bodies are plain data"));
     assert!(plain.len() <= BODY_BYTES_MAX, "a body is bounded");
     let salt = Salt::draw(chance);
-    with_compressed(&plain, |codec, packed| {
+    with_packed(Packing::Snappy, &plain, |codec, packed| {
         let mut out = Put::with_capacity(HEAD_BYTES + packed.len() + TAG_BYTES);
         out.slice(&MAGIC).u16(ENVELOPE_VERSION).u8(kind.code()).u8(codec.code()).count(plain.len());
         out.slice(&salt.0).count(packed.len() + TAG_BYTES).u32(0).slice(packed);
@@ -114,6 +115,7 @@ fn head(kind: EnvelopeKind, bytes: &[u8]) -> Result<(Codec, usize, Salt), Malfor
         other => return Err(Malformed::Value { what: "sealed object's kind", value: other.into() }),
     }
     let codec = Codec::from_code(input.u8(what)?)?;
+    codec.check_within(LogVersion::V1)?;
     let plain_bytes = input.u32(what)? as usize;
     let salt = Salt(input.array(what)?);
     let sealed_bytes = input.u32(what)? as usize;

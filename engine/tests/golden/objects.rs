@@ -18,8 +18,8 @@ use farshore_engine::vault::keys::{KeyObject, PassphraseCost, RecoveryKey};
 use farshore_engine::vault::manifest::{Manifest, Pin, PinKind, Run};
 use farshore_engine::vault::segment::{
     Boundary, Branch, Control, Counters, Footer, FooterDigest, FooterPlace, FrameEntry, FrameOpener, FrameSealer,
-    ItemNo, ObjectKind, PartContents, RunHead, SegmentIdentity, SegmentIndex, seal_control, seal_footer,
-    seal_part_footer,
+    ItemNo, LogVersion, ObjectKind, Packing, PartContents, RunHead, SegmentIdentity, SegmentIndex, seal_control,
+    seal_footer, seal_part_footer,
 };
 use farshore_engine::vault::state::LogState;
 
@@ -60,6 +60,7 @@ pub(crate) fn identity(salt: u8) -> SegmentIdentity {
         writer: WriterId([0x55; 16]),
         salt: Salt([salt; 16]),
         created_at: Timestamp(1_700_000_000_000_000),
+        version: LogVersion::V1,
     }
 }
 
@@ -125,9 +126,9 @@ pub(crate) fn state() -> LogState {
 }
 
 /// A segment without its footer, and its index.
-pub(crate) fn open_segment() -> (Bytes, SegmentIndex) {
-    let identity = identity(0x88);
-    let sealer = FrameSealer::new(&data_key(), identity);
+pub(crate) fn open_segment(packing: Packing) -> (Bytes, SegmentIndex) {
+    let identity = SegmentIdentity { version: packing.version(), ..identity(0x88) };
+    let sealer = FrameSealer::new(&data_key(), identity).packed(packing);
     let mut bytes = BytesMut::from(&identity.encode(ObjectKind::Segment)[..]);
     let mut index = SegmentIndex::new();
     let (first, last) = (Lsn(1), Lsn(40));
@@ -146,10 +147,20 @@ pub(crate) fn open_segment() -> (Bytes, SegmentIndex) {
 }
 
 pub(crate) fn segment() -> Bytes {
-    let (items, index) = open_segment();
+    segment_packed(Packing::Snappy)
+}
+
+/// The same batch in a log object of version 2.
+pub(crate) fn zstd_segment() -> Bytes {
+    segment_packed(Packing::Zstd(3))
+}
+
+fn segment_packed(packing: Packing) -> Bytes {
+    let (items, index) = open_segment(packing);
     let end = items.len() as u64;
     let at = Timestamp(1_700_000_003_000_000);
-    let footer = seal_footer(&data_key(), &identity(0x88), place(), &index, &state(), Salt([0xaa; 16]), at, end);
+    let identity = SegmentIdentity { version: packing.version(), ..identity(0x88) };
+    let footer = seal_footer(&data_key(), &identity, place(), &index, &state(), Salt([0xaa; 16]), at, end);
     [items, footer.bytes].concat().into()
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
             let begun = client.post(&format!("machines/{id}/resume"), &json!({})).await?;
             return follow(client, begun, wait, show).await;
         }
-        CtlCommand::Edit { machine, name, rpo_warning, rpo_critical, mark_interval, installation_policy } => {
+        CtlCommand::Edit { machine, name, rpo_warning, rpo_critical, mark_interval, codec, installation_policy } => {
             let path = format!("machines/{}", client.machine_id(machine).await?);
             let seen = client.get(&path).await?;
             let mut edit = json!({});
@@ -51,15 +51,16 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
                 edit["name"] = json!(name);
             }
             let wanted = [
-                ("rpo_warning_seconds", rpo_warning),
-                ("rpo_critical_seconds", rpo_critical),
-                ("mark_interval_ms", mark_interval),
+                ("rpo_warning_seconds", rpo_warning.map(|value| json!(value))),
+                ("rpo_critical_seconds", rpo_critical.map(|value| json!(value))),
+                ("mark_interval_ms", mark_interval.map(|value| json!(value))),
+                ("codec", codec.as_ref().map(|value| json!(value))),
             ];
             if *installation_policy || wanted.iter().any(|(_, value)| value.is_some()) {
                 // What is not named stays as it is.
                 edit["policy"] = if *installation_policy { json!({}) } else { seen["policy"]["wanted"].clone() };
-                for (field, value) in wanted.into_iter().filter_map(|(field, value)| Some((field, (*value)?))) {
-                    edit["policy"][field] = json!(value);
+                for (field, value) in wanted.into_iter().filter_map(|(field, value)| Some((field, value?))) {
+                    edit["policy"][field] = value;
                 }
             }
             show(&[], &client.patch(&path, &edit, seen["etag"].as_str().unwrap_or_default()).await?);

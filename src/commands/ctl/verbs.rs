@@ -85,6 +85,9 @@ pub(super) enum CtlCommand {
         /// Time between its recovery points under load, in milliseconds.
         #[arg(long, value_name = "MS")]
         mark_interval: Option<u64>,
+        /// What its data is packed with: snappy, zstd, or zstd:<level> with a level of 1 to 19.
+        #[arg(long)]
+        codec: Option<String>,
         /// Drop its own policy first: the installation's counts, but for what is named here.
         #[arg(long)]
         installation_policy: bool,

@@ -8,6 +8,7 @@ use farshore_actors::control::plane::ControlPlane;
 use farshore_actors::control::view::MachineView;
 use farshore_engine::control::messages::{AgentReport, MachineReport};
 use farshore_engine::ids::{MachineId, ProcessServerId};
+use farshore_engine::vault::segment::Packing;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -242,7 +243,7 @@ fn shown(api: &Api, id: MachineId) -> Result<HttpResponse, Problem> {
 }
 
 /// What is wanted of a machine's protection. Every recovery point is kept.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PolicyBody {
     /// RPO from which it is in warning.
     pub rpo_warning_seconds: u64,
@@ -250,6 +251,8 @@ pub struct PolicyBody {
     pub rpo_critical_seconds: u64,
     /// Time between recovery points under load.
     pub mark_interval_ms: u64,
+    /// What its data is packed with: `snappy`, or `zstd:` and a level.
+    pub codec: String,
     /// Some of these are the machine's own; otherwise all are the installation's.
     pub own: bool,
     /// What the machine's own policy says; what is null there is the installation's.
@@ -263,14 +266,26 @@ fn policy(view: &MachineView) -> PolicyBody {
         rpo_warning_seconds: view.limits.warning.as_secs(),
         rpo_critical_seconds: view.limits.critical.as_secs(),
         mark_interval_ms: view.mark_interval.as_millis() as u64,
+        codec: view.packing.to_string(),
         own: view.policy != MachinePolicy::default(),
         wanted: PolicyEdit {
             rpo_warning_seconds: view.policy.rpo_warning_seconds,
             rpo_critical_seconds: view.policy.rpo_critical_seconds,
             mark_interval_ms: view.policy.mark_interval_ms,
+            codec: view.policy.packing.map(|packing| packing.to_string()),
         },
         points_kept: "all",
     }
+}
+
+fn wanted_policy(edit: &PolicyEdit) -> Result<MachinePolicy, Fault> {
+    let packing = edit.codec.as_deref().map(str::parse::<Packing>).transpose();
+    Ok(MachinePolicy {
+        rpo_warning_seconds: edit.rpo_warning_seconds,
+        rpo_critical_seconds: edit.rpo_critical_seconds,
+        mark_interval_ms: edit.mark_interval_ms,
+        packing: packing.map_err(|error| Fault::new(FaultCode::InvalidValue, error.to_string()))?,
+    })
 }
 
 fn etag(revision: u64) -> String {
@@ -288,7 +303,7 @@ pub struct MachineEdit {
 }
 
 /// What is wanted of a machine's protection; what is not named is the installation's.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyEdit {
     /// RPO from which it is in warning, 1 to 86400 seconds.
@@ -297,6 +312,9 @@ pub struct PolicyEdit {
     pub rpo_critical_seconds: Option<u64>,
     /// Time between recovery points under load, 100 to 3600000 milliseconds. Its agent follows at once, or when it is back.
     pub mark_interval_ms: Option<u64>,
+    /// What its data is packed with: `snappy`, `zstd`, or `zstd:` and a level of 1 to 19. Counts from its next segment on;
+    /// what is in the vault stays as it is.
+    pub codec: Option<String>,
 }
 
 /// Changes a machine's label and policy. `If-Match` names the version that the caller saw.
@@ -321,11 +339,7 @@ pub(crate) async fn edit_machine(
     let foreign = || Fault::new(FaultCode::ChangedMeanwhile, format!("If-Match {seen} is no etag of a machine"));
     let revision = revision.ok_or_else(foreign)?;
     let MachineEdit { name, policy } = body.into_inner();
-    let policy = policy.map(|policy| MachinePolicy {
-        rpo_warning_seconds: policy.rpo_warning_seconds,
-        rpo_critical_seconds: policy.rpo_critical_seconds,
-        mark_interval_ms: policy.mark_interval_ms,
-    });
+    let policy = policy.as_ref().map(wanted_policy).transpose()?;
     api.plane.edit_machine(&caller, id, revision, name, policy).await?;
     shown(&api, id)
 }

@@ -48,8 +48,13 @@ async fn an_edit_names_the_version_that_it_is_of_and_changes_when_a_machine_is_i
     for bad in [json!({ "rpo_warning_seconds": 0 }), json!({ "rpo_warning_seconds": 9, "rpo_critical_seconds": 8 })] {
         edit(Some(newer.clone()), json!({ "policy": bad })).await.is_problem(422, "invalid_value");
     }
+    edit(Some(newer.clone()), json!({ "policy": { "codec": "zstd:20" } })).await.is_problem(422, "invalid_value");
     edit(Some(newer.clone()), json!({ "name": "" })).await.is_problem(422, "invalid_value");
-    assert_eq!(edit(Some(newer), json!({ "name": "db" })).await.body["policy"]["own"], true);
+    let named = edit(Some(newer), json!({ "name": "db" })).await;
+    assert_eq!((&named.body["policy"]["own"], &named.body["policy"]["codec"]), (&json!(true), &json!("snappy")));
+    let packed = edit(Some(named.header("etag").to_owned()), json!({ "policy": { "codec": "zstd" } })).await;
+    assert_eq!((packed.status, &packed.body["policy"]["wanted"]["codec"]), (200, &json!("zstd:3")), "{packed:?}");
+    assert_eq!(packed.body["policy"]["rpo_warning_seconds"], 30, "an edit's policy is the whole policy");
     site.stop().await;
 }
 

@@ -18,6 +18,7 @@ use farshore_engine::control::tls::TlsConnect;
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, Timestamp};
 use farshore_engine::record::{DiskInfo, MarkKind};
 use farshore_engine::transport::{KeyRequest, Peers, Trust, tls};
+use farshore_engine::vault::segment::Packing;
 use farshore_engine::vault::store::folder::FolderStore;
 use farshore_web::{Server, ServerConfig};
 use reqwest::{Method, RequestBuilder};
@@ -93,6 +94,7 @@ impl Site {
             vault: Arc::new(vault),
             vault_key_file: dir.path().join("vault.key"),
             policy: ControlPolicy {
+                packing: Packing::Snappy,
                 control_addresses: vec![],
                 mark_interval: Duration::from_secs(1),
                 seal_interval: Duration::from_secs(2),
@@ -260,6 +262,7 @@ impl DataPort for Played {
     async fn execute(&self, command: Command) -> Result<CommandResult, Refusal> {
         let mut owned = self.0.lock().expect("not poisoned");
         Ok(match command {
+            Command::SetPacking { .. } => CommandResult::Done,
             Command::Assign(assign) => {
                 owned.machines.insert(assign.machine, assign.epoch);
                 CommandResult::Assigned { committed: Lsn(8), next_slot: Slot(3) }
@@ -299,6 +302,7 @@ impl DataPort for Played {
             durable: Lsn(9),
             committed: Lsn(8),
             next_slot: Slot(3),
+            packing: None,
             newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
             idle_confirmed_at: None,
             backlog_bytes: 0,

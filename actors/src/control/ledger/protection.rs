@@ -110,7 +110,7 @@ impl Decision for EditMachine {
 
 fn check_policy(policy: &MachinePolicy) -> Result<(), Fault> {
     let invalid = |detail: &str| Err(Fault::new(FaultCode::InvalidValue, detail));
-    let MachinePolicy { rpo_warning_seconds: warning, rpo_critical_seconds: critical, mark_interval_ms } = *policy;
+    let MachinePolicy { rpo_warning_seconds: warning, rpo_critical_seconds: critical, mark_interval_ms, .. } = *policy;
     if mark_interval_ms.is_some_and(|ms| !MARK_INTERVAL_MS.contains(&ms)) {
         return invalid("a mark interval lies in 100 to 3600000 milliseconds");
     }

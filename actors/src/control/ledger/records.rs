@@ -14,6 +14,7 @@
 use farshore_engine::control::messages::{Export, MemberRole, PointInfo, PointSelector, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, MachineId, ProcessServerId, TimelineId, Timestamp, VaultId, WriterId};
 use farshore_engine::record::DiskInfo;
+use farshore_engine::vault::segment::Packing;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,9 @@ pub struct MachinePolicy {
     /// Time between marks under load, in milliseconds.
     #[serde(default)]
     pub mark_interval_ms: Option<u64>,
+    /// With what its frames are packed.
+    #[serde(default)]
+    pub packing: Option<Packing>,
 }
 
 /// A protected machine.

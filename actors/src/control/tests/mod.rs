@@ -21,6 +21,7 @@ use farshore_engine::control::tls::TlsConnect;
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, ProcessServerId, Slot};
 use farshore_engine::record::{DiskInfo, MarkKind};
 use farshore_engine::transport::{Identity, KeyRequest};
+use farshore_engine::vault::segment::Packing;
 use farshore_engine::vault::store::folder::FolderStore;
 use parking_lot::Mutex;
 use slog::{Discard, Logger, o};
@@ -52,6 +53,7 @@ fn config(dir: &Path, chaos: Arc<Chaos>, listen: SocketAddr) -> ConfigServerConf
         vault: Arc::new(vault),
         vault_key_file: dir.join("vault.key"),
         policy: ControlPolicy {
+            packing: Packing::Snappy,
             control_addresses: vec![],
             mark_interval: Duration::from_secs(1),
             seal_interval: Duration::from_secs(2),
@@ -309,6 +311,7 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
         durable: Lsn(9),
         committed: Lsn(8),
         next_slot: Slot(3),
+        packing: None,
         newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
         idle_confirmed_at: None,
         backlog_bytes: 0,
@@ -322,6 +325,7 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
 
 fn answer(inner: &mut Inner, command: Command) -> Result<CommandResult, Refusal> {
     match command {
+        Command::SetPacking { .. } => Ok(CommandResult::Done),
         Command::Assign(assign) => {
             inner.heard.push(format!("assign {}", assign.epoch));
             if inner.refuses_assign {

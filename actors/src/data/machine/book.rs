@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use farshore_engine::ids::{Epoch, IncarnationId, MachineId, MarkId, Salt, TimelineId, WriterId};
     use farshore_engine::record::{DiskInfo, GapReason, MarkKind};
-    use farshore_engine::vault::segment::SegmentIdentity;
+    use farshore_engine::vault::segment::{LogVersion, SegmentIdentity};
 
     /// A log whose segments are written down record by record.
     struct Log {
@@ -256,6 +256,7 @@ mod tests {
                 writer: WriterId([1; 16]),
                 salt: Salt([1; 16]),
                 created_at: Timestamp(0),
+                version: LogVersion::V1,
             };
             let segment = SegmentNo(self.next_segment);
             self.next_segment += 1;

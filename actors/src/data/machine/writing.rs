@@ -89,6 +89,7 @@ impl Machine {
         }
         let Some(writer) = &mut self.writer else { return };
         let last = msg.batch.last;
+        writer.sequencer.begin_in(self.spec.packing().version());
         match writer.sequencer.accept(msg.batch, self.spec.wiring.now(), now(), &mut OsChance) {
             Ok(dispatch) => {
                 writer.credits.push_back((last, msg.credit));

@@ -16,7 +16,8 @@ use farshore_engine::log::SegmentNo;
 use farshore_engine::log::committer::{Attempt, LogObject};
 use farshore_engine::record::RecordAt;
 use farshore_engine::vault::segment::{
-    Control, FooterDigest, FooterPlace, SealedControl, SegmentIdentity, SegmentIndex, seal_control, seal_footer,
+    Control, FooterDigest, FooterPlace, LogVersion, SealedControl, SegmentIdentity, SegmentIndex, seal_control,
+    seal_footer,
 };
 use farshore_engine::vault::state::LogState;
 use farshore_engine::vault::store::{PutOutcome, Staged, StoreError, StoreErrorKind};
@@ -103,6 +104,7 @@ impl UploadStream {
             writer: spec.owner.writer,
             salt: Salt::draw(&mut OsChance),
             created_at: at,
+            version: LogVersion::V1,
         };
         let salt = Salt::draw(&mut OsChance);
         let sealed = seal_control(&spec.data_key(), &identity, Control::Fence, place, state, salt, at);

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::MarkKind;
+use crate::vault::segment::Packing;
 
 /// A command with the number under which it is answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,6 +59,13 @@ pub enum Command {
         epoch: Epoch,
         /// Time for it, in milliseconds.
         within_ms: u64,
+    },
+    /// Pack the machine's frames with this from the next segment on.
+    SetPacking {
+        /// The machine.
+        machine: MachineId,
+        /// With what.
+        packing: Packing,
     },
     /// Tell the machine's agent, if it has a session, that the log has another owner.
     Redirect {
@@ -268,6 +276,9 @@ pub struct MachineReport {
     pub committed: Lsn,
     /// Slots that are filled; grows while the machine is alive.
     pub next_slot: Slot,
+    /// With what its frames are packed, from the next segment on; nothing from process servers that only know one way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
     /// The newest committed mark that covers every disk.
     #[serde(default)]
     pub newest_mark: Option<MarkReport>,

@@ -43,6 +43,7 @@ use crate::vault::manifest::ManifestError;
 use crate::vault::manifest_keeper::{ChangeError, ManifestKeeper};
 use crate::vault::read::error::ReadError;
 use crate::vault::read::segment_view::LogSource;
+use crate::vault::segment::Packing;
 use crate::vault::store::StoreError;
 
 /// What merging may use.
@@ -57,6 +58,8 @@ pub struct MergeLimits {
     pub part_bytes: usize,
     /// Payload of a frame, in bytes. Chosen: what one random read fetches; a batch of the write path has as much.
     pub frame_payload_bytes: usize,
+    /// With what the frames of runs are packed.
+    pub packing: Packing,
 }
 
 impl Default for MergeLimits {
@@ -67,6 +70,7 @@ impl Default for MergeLimits {
             frame_bytes_max: 128 << 20,
             part_bytes: 64 << 20,
             frame_payload_bytes: 256 << 10,
+            packing: Packing::Snappy,
         }
     }
 }

@@ -154,11 +154,12 @@ impl<'a> RunWriter<'a> {
             writer: merger.owner.1,
             salt: Salt::draw(&mut *merger.keeper.chance().lock()),
             created_at: (merger.clock)(),
+            version: merger.limits.packing.version(),
         };
         let header = identity.encode(ObjectKind::Run);
         Part {
             identity,
-            sealer: FrameSealer::new(merger.source.key(), identity),
+            sealer: FrameSealer::new(merger.source.key(), identity).packed(merger.limits.packing),
             bytes: header.len() as u64,
             chunks: vec![header],
             next_item: ItemNo::FIRST,

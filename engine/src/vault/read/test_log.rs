@@ -22,8 +22,8 @@ use crate::vault::keys::{KeyObject, PassphraseCost};
 use crate::vault::layout::ObjectName;
 use crate::vault::manifest::Manifest;
 use crate::vault::segment::{
-    Branch, Control, FooterPlace, FrameSealer, ItemNo, ObjectKind, SegmentIdentity, SegmentIndex, seal_control,
-    seal_footer,
+    Branch, Control, FooterPlace, FrameSealer, ItemNo, LogVersion, ObjectKind, SegmentIdentity, SegmentIndex,
+    seal_control, seal_footer,
 };
 use crate::vault::state::LogState;
 use crate::vault::store::memory::MemoryStore;
@@ -227,6 +227,7 @@ impl TestLog {
             writer: self.writer,
             salt: Salt::draw(&mut self.chance),
             created_at: Timestamp(5),
+            version: LogVersion::V1,
         }
     }
 

@@ -18,9 +18,9 @@ use bytes::{Bytes, BytesMut};
 use super::header::{HEADER_BYTES, SegmentIdentity};
 use super::index::{Counters, FrameEntry, IndexRow, SegmentIndex};
 use super::item::{Codec, ITEM_PLAIN_BYTES_MAX};
+use super::packing::{Packing, unpack, with_packed};
 use super::page;
 use super::run::RunHead;
-use super::seal::{unpack, with_compressed};
 use super::top::{Control, Footer, FooterDigest, PageEntry, Top};
 use super::trailer::{TRAILER_BYTES, Trailer};
 use crate::codec::{Malformed, Put};
@@ -128,8 +128,9 @@ fn append_pages(
             let (plain, count) = page::pack(rest);
             let number = pages.len() as u64 + 1;
             let offset = items_end + out.len() as u64;
-            let (codec, len) =
-                with_compressed(&plain, |codec, body| (codec, append_sealed(seal, number, &aad, body, out)));
+            let (codec, len) = with_packed(Packing::Snappy, &plain, |codec, body| {
+                (codec, append_sealed(seal, number, &aad, body, out))
+            });
             pages.push(page_entry(offset, len, plain.len() as u32, codec, *disk, &rest[..count]));
             rest = &rest[count..];
         }
@@ -252,8 +253,9 @@ fn append_top(
     top.put(&mut plain);
     assert!(plain.len() <= ITEM_PLAIN_BYTES_MAX, "a top is bounded: segments close on size");
     let from = out.len();
-    with_compressed(plain.as_slice(), |codec, body| {
+    with_packed(Packing::Snappy, plain.as_slice(), |codec, body| {
         let trailer = Trailer {
+            version: identity.version,
             kind: top.kind(),
             slot,
             epoch: identity.epoch,
@@ -302,6 +304,8 @@ impl Footer {
         let body = key.footer_key(&trailer.footer_salt).open(TOP_NUMBER, &aad, top, "footer")?;
         let plain = unpack(trailer.top_codec, trailer.top_plain_bytes as usize, body, "top")?;
         let parsed = Top::take(&plain)?;
+        let codecs = parsed.frames.iter().map(|frame| frame.codec).chain(parsed.pages.iter().map(|page| page.codec));
+        codecs.into_iter().try_for_each(|codec| codec.check_within(trailer.version))?;
         if parsed.kind() != trailer.kind || parsed.pages.len() != trailer.pages as usize {
             return Err(Malformed::Value { what: "top", value: trailer.pages.into() }.into());
         }
@@ -316,6 +320,7 @@ impl Footer {
             writer: trailer.writer,
             salt: trailer.segment_salt,
             created_at: top.created_at,
+            version: trailer.version,
         };
         Self {
             identity,

@@ -14,10 +14,37 @@ use crate::ids::{Epoch, MachineId, Salt, TimelineId, Timestamp, WriterId};
 
 /// Length of the header, in bytes.
 pub const HEADER_BYTES: usize = 128;
-/// Version of the log object's format.
-pub const SEGMENT_VERSION: u16 = 1;
 pub(super) const MAGIC: [u8; 8] = *b"FARSHSEG";
 
+/// Version of a log object's format. It is chosen when the object is begun, and no higher than what it holds needs: who
+/// reads only version 1 goes on reading what needs no more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogVersion {
+    /// Frames are raw or packed with Snappy.
+    #[default]
+    V1,
+    /// Frames may be packed with zstd as well.
+    V2,
+}
+
+impl LogVersion {
+    const NEWEST: Self = Self::V2;
+
+    pub(super) fn code(self) -> u16 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    pub(super) fn from_code(version: u16) -> Result<Self, Malformed> {
+        match version {
+            1 => Ok(Self::V1),
+            2 => Ok(Self::V2),
+            _ => Err(Malformed::Version { what: "log object", version, newest: Self::NEWEST.code() }),
+        }
+    }
+}
 /// What a log object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ObjectKind {
@@ -67,13 +94,15 @@ pub struct SegmentIdentity {
     pub salt: Salt,
     /// When the object was begun.
     pub created_at: Timestamp,
+    /// Version of the object's format.
+    pub version: LogVersion,
 }
 
 impl SegmentIdentity {
     /// Lays the header out.
     pub fn encode(&self, kind: ObjectKind) -> Bytes {
         let mut out = Put::with_capacity(HEADER_BYTES);
-        out.slice(&MAGIC).u16(SEGMENT_VERSION).u8(kind.code()).u8(0).count(HEADER_BYTES);
+        out.slice(&MAGIC).u16(self.version.code()).u8(kind.code()).u8(0).count(HEADER_BYTES);
         out.slice(&self.machine.0).slice(&self.timeline.0).u64(self.epoch.0).slice(&self.writer.0);
         out.slice(&self.salt.0).i64(self.created_at.0).slice(&[0; 36]);
         let crc = crc32fast::hash(out.as_slice());
@@ -88,10 +117,7 @@ impl SegmentIdentity {
         if input.array("segment header")? != MAGIC {
             return Err(Malformed::Value { what: "segment header's magic", value: u64::from(head[0]) });
         }
-        match input.u16("segment version")? {
-            SEGMENT_VERSION => {}
-            version => return Err(Malformed::Version { what: "log object", version, newest: SEGMENT_VERSION }),
-        }
+        let version = LogVersion::from_code(input.u16("segment version")?)?;
         if crc32fast::hash(&head[..124]) != u32::from_le_bytes([head[124], head[125], head[126], head[127]]) {
             return Err(Malformed::Checksum { what: "segment header" });
         }
@@ -108,6 +134,7 @@ impl SegmentIdentity {
             writer: WriterId(input.array("writer")?),
             salt: Salt(input.array("salt")?),
             created_at: Timestamp(input.i64("creation time")?),
+            version,
         };
         // One identity has one header: what is reserved is zero.
         if identity.encode(kind)[..] != head[..] {
@@ -130,6 +157,7 @@ mod tests {
             writer: WriterId([4; 16]),
             salt: Salt([5; 16]),
             created_at: Timestamp(-6),
+            version: LogVersion::V2,
         };
         let bytes = identity.encode(ObjectKind::Branch);
         assert_eq!(bytes.len(), HEADER_BYTES);

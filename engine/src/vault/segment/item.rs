@@ -2,7 +2,7 @@
 //! footer can be cut at its last whole batch without any key. Layout:
 //!
 //! ```text
-//!   0 magic "FITM" | 4 kind u8 (1 frame, 2 batch end) | 5 codec u8 (0 raw, 1 snappy)
+//!   0 magic "FITM" | 4 kind u8 (1 frame, 2 batch end) | 5 codec u8 (0 raw, 1 snappy, 2 zstd)
 //!   6 disk u16 (0xffff for a batch end) | 8 number u64 | 16 first_lsn u64 | 24 last_lsn u64
 //!   32 plain_bytes u32 | 36 sealed_bytes u32 | 40 frames u32 (0 for a frame)
 //!   44 crc u32 over bytes 0..44 and the sealed bytes | 48 sealed bytes
@@ -11,6 +11,7 @@
 //! Item numbers are nonces. They begin at 1 and rise through a segment; a number is spent even if its item is thrown
 //! away. 0 is never used, so that no zeroed or forgotten field passes for a number.
 
+use super::header::LogVersion;
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{DiskNo, Lsn};
 use crate::vault::crypto::TAG_BYTES;
@@ -66,6 +67,8 @@ pub enum Codec {
     Raw,
     /// Snappy, raw format.
     Snappy,
+    /// One zstd frame. From version 2 of the log object on.
+    Zstd,
 }
 
 impl Codec {
@@ -73,6 +76,7 @@ impl Codec {
         match self {
             Self::Raw => 0,
             Self::Snappy => 1,
+            Self::Zstd => 2,
         }
     }
 
@@ -80,8 +84,17 @@ impl Codec {
         match code {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Snappy),
+            2 => Ok(Self::Zstd),
             _ => Err(Malformed::Value { what: "codec", value: code.into() }),
         }
+    }
+
+    /// Refuses a codec that log objects of this version do not know.
+    pub(in crate::vault) fn check_within(self, version: LogVersion) -> Result<(), Malformed> {
+        if self == Self::Zstd && version < LogVersion::V2 {
+            return Err(Malformed::Value { what: "codec", value: self.code().into() });
+        }
+        Ok(())
     }
 }
 
@@ -153,7 +166,7 @@ impl ItemHeader {
         let body_bytes = (sealed_bytes as usize).checked_sub(TAG_BYTES);
         let fits = match codec {
             Codec::Raw => body_bytes == Some(plain_bytes as usize),
-            Codec::Snappy => body_bytes.is_some_and(|body| body < plain_bytes as usize),
+            Codec::Snappy | Codec::Zstd => body_bytes.is_some_and(|body| body < plain_bytes as usize),
         };
         if !fits || plain_bytes as usize > ITEM_PLAIN_BYTES_MAX {
             return Err(Malformed::Value { what: "item length", value: sealed_bytes.into() });

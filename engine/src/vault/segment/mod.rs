@@ -10,6 +10,7 @@
 //! | `header` | the first 128 bytes: whose segment this is |
 //! | `item` | the 48 bytes in front of each sealed frame or batch end |
 //! | `seal` | sections to sealed items and back |
+//! | `packing` | what plaintext is packed with before it is sealed |
 //! | `page` | the rows of one disk, packed |
 //! | `index` | what a segment holds, gathered while items are appended |
 //! | `trailer` | the last 128 bytes: where the top lies and whose slot this is |
@@ -25,6 +26,7 @@ pub mod footer;
 pub mod header;
 pub mod index;
 pub mod item;
+pub mod packing;
 mod page;
 pub mod run;
 pub mod scan;
@@ -33,9 +35,10 @@ mod top;
 pub mod trailer;
 
 pub use footer::{FooterPlace, PartContents, SealedControl, SealedFooter, seal_control, seal_footer, seal_part_footer};
-pub use header::{ObjectKind, SegmentIdentity};
+pub use header::{LogVersion, ObjectKind, SegmentIdentity};
 pub use index::{Counters, FrameEntry, IndexRow, SegmentIndex};
 pub use item::{Codec, ItemHeader, ItemKind, ItemNo};
+pub use packing::{NoPacking, Packing};
 pub use run::{Boundary, RunHead};
 pub use scan::{BatchSpan, Scan, rebuild_index, scan_whole_batches};
 pub use seal::{FrameOpener, FrameSealer, SealedItem};

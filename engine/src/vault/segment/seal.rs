@@ -2,20 +2,19 @@
 //! at once, with one sealer per segment.
 //!
 //! ```text
-//!   section ─► snappy (or as it is, where that is not smaller) ─► AES-256-GCM in place ─► CRC ─► item
+//!   section ─► snappy or zstd (or as it is, where that is not smaller) ─► AES-256-GCM in place ─► CRC ─► item
 //!   associated data = machine 16 | timeline 8 | segment salt 16 | item bytes 0..44
 //! ```
 //!
 //! An item's buffer is exactly as long as the item: what waits for upload takes no more memory than it says.
 
-use std::cell::RefCell;
-
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::header::SegmentIdentity;
+use super::header::{LogVersion, SegmentIdentity};
 use super::index::IndexRow;
-use super::item::{Codec, ITEM_AUTHENTICATED_BYTES, ITEM_HEADER_BYTES, ITEM_PLAIN_BYTES_MAX, item_crc};
+use super::item::{ITEM_AUTHENTICATED_BYTES, ITEM_HEADER_BYTES, ITEM_PLAIN_BYTES_MAX, item_crc};
 use super::item::{ItemHeader, ItemKind, ItemNo};
+use super::packing::{Packing, unpack, with_packed};
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{DiskNo, Lsn, MachineId, Salt, TimelineId};
 use crate::record::{RecordAt, put_records, take_records};
@@ -61,12 +60,23 @@ impl Bond {
 
 /// Seals the items of one segment. Clones share the key; the caller gives each number once.
 #[derive(Debug, Clone)]
-pub struct FrameSealer(Bond);
+pub struct FrameSealer {
+    bond: Bond,
+    packing: Packing,
+    version: LogVersion,
+}
 
 impl FrameSealer {
-    /// A sealer for the segment with this identity.
+    /// A sealer for the segment with this identity, which packs with Snappy.
     pub fn new(key: &DataKey, identity: SegmentIdentity) -> Self {
-        Self(Bond::new(key, &identity))
+        Self { bond: Bond::new(key, &identity), packing: Packing::Snappy, version: identity.version }
+    }
+
+    /// Packs frames so from now on, as far as the segment's version allows it.
+    #[must_use]
+    pub fn packed(mut self, packing: Packing) -> Self {
+        self.packing = packing.within(self.version);
+        self
     }
 
     /// Seals one disk's section of the batch `first..=last`. A section that no reader could read is refused.
@@ -105,7 +115,11 @@ impl FrameSealer {
         assert!(number.0 > 0, "item numbers begin at 1");
         assert!(Lsn::ZERO < first && first <= last, "a batch has a run of LSNs");
         assert!(plain.len() <= ITEM_PLAIN_BYTES_MAX, "an item is bounded");
-        with_compressed(plain, |codec, body| {
+        let packing = match kind {
+            ItemKind::Frame { .. } => self.packing,
+            ItemKind::BatchEnd { .. } => Packing::Snappy,
+        };
+        with_packed(packing, plain, |codec, body| {
             let mut header = ItemHeader {
                 kind,
                 codec,
@@ -121,7 +135,8 @@ impl FrameSealer {
             out.put_slice(&front);
             out.put_u32_le(0);
             out.put_slice(body);
-            let tag = self.0.key.seal_detached(number.0, &self.0.associated(&front), &mut out[ITEM_HEADER_BYTES..]);
+            let tag =
+                self.bond.key.seal_detached(number.0, &self.bond.associated(&front), &mut out[ITEM_HEADER_BYTES..]);
             out.put_slice(&tag);
             header.crc = item_crc(&front, &out[ITEM_HEADER_BYTES..]);
             out[ITEM_AUTHENTICATED_BYTES..ITEM_HEADER_BYTES].copy_from_slice(&header.crc.to_le_bytes());
@@ -151,65 +166,17 @@ fn frame_rows(section: &Bytes, first: Lsn, last: Lsn) -> Result<Vec<IndexRow>, M
     Ok(rows.collect())
 }
 
-/// What a thread keeps between frames, in bytes, at most: room to compress a batch of target size.
-const SCRATCH_BYTES_KEPT: usize = 1 << 20;
-
-thread_local! {
-    /// Compression writes here and only what it gave is copied: the buffer of an item is then exactly its length,
-    /// and nothing is zeroed first. Measured: benches/sealing.
-    static SCRATCH: RefCell<(snap::raw::Encoder, Vec<u8>)> = RefCell::new((snap::raw::Encoder::new(), Vec::new()));
-}
-
-/// Calls `with` with the smaller of `plain` and its compressed form.
-pub(in crate::vault) fn with_compressed<T>(plain: &[u8], with: impl FnOnce(Codec, &[u8]) -> T) -> T {
-    SCRATCH.with_borrow_mut(|(encoder, scratch)| {
-        let room = snap::raw::max_compress_len(plain.len());
-        if scratch.len() < room {
-            scratch.resize(room, 0);
-        }
-        let result = match encoder.compress(plain, scratch) {
-            Ok(compressed) if compressed < plain.len() => with(Codec::Snappy, &scratch[..compressed]),
-            _ => with(Codec::Raw, plain),
-        };
-        if scratch.len() > SCRATCH_BYTES_KEPT {
-            scratch.truncate(SCRATCH_BYTES_KEPT);
-            scratch.shrink_to_fit();
-        }
-        result
-    })
-}
-
-/// Undoes [`with_compressed`]; `plain_bytes` is what an authenticated header says.
-pub(in crate::vault) fn unpack(
-    codec: Codec,
-    plain_bytes: usize,
-    body: Vec<u8>,
-    what: &'static str,
-) -> Result<Bytes, Malformed> {
-    let wrong = || Malformed::Value { what, value: plain_bytes as u64 };
-    let plain = match codec {
-        Codec::Raw => body,
-        Codec::Snappy => {
-            if snap::raw::decompress_len(&body).ok() != Some(plain_bytes) {
-                return Err(wrong());
-            }
-            snap::raw::Decoder::new().decompress_vec(&body).map_err(|_| wrong())?
-        }
-    };
-    if plain.len() != plain_bytes {
-        return Err(wrong());
-    }
-    Ok(plain.into())
-}
-
 /// Opens the items of one segment. Clones share the key.
 #[derive(Debug, Clone)]
-pub struct FrameOpener(Bond);
+pub struct FrameOpener {
+    bond: Bond,
+    version: LogVersion,
+}
 
 impl FrameOpener {
     /// An opener for the segment with this identity.
     pub fn new(key: &DataKey, identity: &SegmentIdentity) -> Self {
-        Self(Bond::new(key, identity))
+        Self { bond: Bond::new(key, identity), version: identity.version }
     }
 
     /// Opens exactly one item: header, checked CRC and seal, plaintext.
@@ -222,8 +189,9 @@ impl FrameOpener {
         if item.len() != header.item_bytes() {
             return Err(Malformed::Trailing { what: "item", count: item.len() - header.item_bytes() }.into());
         }
-        let associated = self.0.associated(&header.encode_front());
-        let body = self.0.key.open(header.number.0, &associated, sealed, "item")?;
+        header.codec.check_within(self.version)?;
+        let associated = self.bond.associated(&header.encode_front());
+        let body = self.bond.key.open(header.number.0, &associated, sealed, "item")?;
         Ok((header, unpack(header.codec, header.plain_bytes as usize, body, "item")?))
     }
 

@@ -25,6 +25,7 @@ pub(crate) fn identity() -> SegmentIdentity {
         writer: WriterId([0x55; 16]),
         salt: Salt([0x66; 16]),
         created_at: Timestamp(1_000_000),
+        version: LogVersion::V1,
     }
 }
 
@@ -225,6 +226,23 @@ fn an_item_of_another_segment_does_not_open() {
     assert!(!opens(SegmentIdentity { salt: Salt([0; 16]), ..identity() }));
     assert!(!opens(SegmentIdentity { machine: MachineId([0; 16]), ..identity() }));
     assert!(!opens(SegmentIdentity { timeline: TimelineId([0; 8]), ..identity() }));
+}
+
+#[test]
+fn frames_of_zstd_need_version_2_and_an_object_of_version_1_is_never_given_any() {
+    let mut builder = SectionBuilder::default();
+    builder.data(Lsn(1), 0, vec![7; 8192].into(), &digests(&key().digest_key(), 0, &[7; 8192]));
+    let section = builder.finish();
+    let newer = SegmentIdentity { version: LogVersion::V2, ..identity() };
+    let sealed = |identity: SegmentIdentity| {
+        let sealer = FrameSealer::new(&key(), identity).packed(Packing::Zstd(3));
+        sealer.seal_frame(ItemNo(1), DiskNo(0), Lsn(1), Lsn(1), &section).expect("well formed")
+    };
+    assert_eq!(sealed(identity()).header.codec, Codec::Snappy, "a segment that was begun before the policy changed");
+    let frame = sealed(newer);
+    assert_eq!(frame.header.codec, Codec::Zstd);
+    assert_eq!(FrameOpener::new(&key(), &newer).reopen(&frame.bytes), Ok(frame.clone()));
+    assert!(FrameOpener::new(&key(), &identity()).reopen(&frame.bytes).is_err());
 }
 
 #[test]

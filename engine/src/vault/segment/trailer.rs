@@ -7,7 +7,7 @@
 //!   64 footer salt 16 | 80 segment salt 16 | 96 items_end u64 | 104 zero 20 | 124 crc u32 over bytes 0..124
 //! ```
 
-use super::header::{HEADER_BYTES, ObjectKind, SEGMENT_VERSION};
+use super::header::{HEADER_BYTES, LogVersion, ObjectKind};
 use super::item::{Codec, ITEM_PLAIN_BYTES_MAX};
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{Epoch, Salt, Slot, WriterId};
@@ -20,6 +20,8 @@ pub(super) const MAGIC: [u8; 8] = *b"FARSHEND";
 /// What the trailer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Trailer {
+    /// Version of the object's format; that of its header.
+    pub version: LogVersion,
     /// What the object is.
     pub kind: ObjectKind,
     /// The slot it was sealed for; compare it with the slot it lies in.
@@ -49,7 +51,11 @@ pub struct Trailer {
 impl Trailer {
     pub(super) fn encode(&self) -> [u8; TRAILER_BYTES] {
         let mut out = Put::with_capacity(TRAILER_BYTES);
-        out.slice(&MAGIC).u16(SEGMENT_VERSION).u8(self.kind.code()).u8(self.top_codec.code()).u32(self.top_plain_bytes);
+        out.slice(&MAGIC)
+            .u16(self.version.code())
+            .u8(self.kind.code())
+            .u8(self.top_codec.code())
+            .u32(self.top_plain_bytes);
         out.u64(self.top_at).u32(self.top_sealed_bytes).u32(self.pages).u64(self.slot.0).u64(self.epoch.0);
         out.slice(&self.writer.0).slice(&self.footer_salt.0).slice(&self.segment_salt.0);
         out.u64(self.items_end).slice(&[0; 20]);
@@ -65,20 +71,19 @@ impl Trailer {
         if input.array("trailer")? != MAGIC {
             return Err(Malformed::Value { what: "trailer's magic", value: u64::from(last[0]) });
         }
-        match input.u16("trailer version")? {
-            SEGMENT_VERSION => {}
-            version => return Err(Malformed::Version { what: "log object", version, newest: SEGMENT_VERSION }),
-        }
+        let version = LogVersion::from_code(input.u16("trailer version")?)?;
         if crc32fast::hash(&last[..124]) != u32::from_le_bytes([last[124], last[125], last[126], last[127]]) {
             return Err(Malformed::Checksum { what: "trailer" });
         }
         let kind = ObjectKind::from_code(input.u8("log object kind")?)?;
         let top_codec = Codec::from_code(input.u8("top codec")?)?;
+        top_codec.check_within(version)?;
         let top_plain_bytes = input.u32("top length")?;
         let top_at = input.u64("top place")?;
         let top_sealed_bytes = input.u32("top length")?;
         let pages = input.u32("index pages")?;
         let trailer = Self {
+            version,
             kind,
             slot: Slot(input.u64("slot")?),
             epoch: Epoch(input.u64("epoch")?),

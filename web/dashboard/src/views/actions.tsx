@@ -177,6 +177,9 @@ export async function resume(machine: Machine): Promise<void> {
 /** A whole number, or nothing: then the installation's own holds. */
 const whole = (text: string): number | null => (text.trim() === '' ? null : Number(text));
 
+/** Codecs to choose from: fast, small, smallest; and what the machine has now. */
+const codecs = (now: string): string[] => [...new Set(['snappy', 'zstd:3', 'zstd:9', ...(now === '' ? [] : [now])])];
+
 function EditDialog({ machine }: { machine: Machine }) {
   const { policy } = machine;
   const { wanted } = policy;
@@ -184,9 +187,10 @@ function EditDialog({ machine }: { machine: Machine }) {
   const [name, setName] = useState(machine.name);
   const [warning, setWarning] = useState(own(wanted.rpo_warning_seconds));
   const [critical, setCritical] = useState(own(wanted.rpo_critical_seconds));
+  const [codec, setCodec] = useState(wanted.codec ?? '');
   const [marks, setMarks] = useState(own(wanted.mark_interval_ms));
   const act = async () => {
-    const next = { rpo_warning_seconds: whole(warning), rpo_critical_seconds: whole(critical), mark_interval_ms: whole(marks) };
+    const next = { rpo_warning_seconds: whole(warning), rpo_critical_seconds: whole(critical), mark_interval_ms: whole(marks), codec: codec === '' ? null : codec };
     await edit(`machines/${machine.id}`, machine.etag, { name, policy: next });
     tell('Saved', name);
   };
@@ -206,6 +210,13 @@ function EditDialog({ machine }: { machine: Machine }) {
       {limit('RPO that is a warning, in seconds', warning, setWarning, wanted.rpo_warning_seconds, policy.rpo_warning_seconds, [1, 86_400])}
       {limit('RPO that is critical, in seconds', critical, setCritical, wanted.rpo_critical_seconds, policy.rpo_critical_seconds, [1, 86_400])}
       {limit('Time between recovery points under load, in milliseconds', marks, setMarks, wanted.mark_interval_ms, policy.mark_interval_ms, [100, 3_600_000])}
+      <label class="labelled">
+        Compression
+        <select class="field" value={codec} onChange={(event) => setCodec(event.currentTarget.value)}>
+          <option value="">as the installation has it</option>
+          {codecs(codec).map((one) => <option key={one} value={one}>{one}</option>)}
+        </select>
+      </label>
       <p class="quiet">Empty: as the installation has it. All recovery points are kept.</p>
     </DialogForm>
   );

@@ -275,6 +275,7 @@ export function Machine({ id }: { id: string }) {
               <Fact label="RPO limits">
                 {span(machine.policy.rpo_warning_seconds)} warning, {span(machine.policy.rpo_critical_seconds)} critical
               </Fact>
+              <Fact label="Compression">{machine.policy.codec}</Fact>
               <Fact label="Points under load">every {span(machine.policy.mark_interval_ms / 1000)}</Fact>
               <Fact label="Agent">{machine.agent.connected ? `connected, reported ${ago(machine.agent.reported_at, now.value)}` : 'away'}</Fact>
               <Fact label="Timeline"><code>{short(machine.timeline)}</code></Fact>

@@ -22,6 +22,7 @@ use crate::vault::read::test_log::{Seeded, TestLog};
 use crate::vault::read::timeline::TimelineReader;
 use crate::vault::read::volume::{Volume, VolumeLimits};
 use crate::vault::retention::{Ladder, Rung};
+use crate::vault::segment::Packing;
 use crate::vault::store::ObjectStore;
 
 /// Size of a disk.
@@ -91,6 +92,7 @@ impl World {
                 frame_bytes_max: 64 << 10,
                 part_bytes: 24 << 10,
                 frame_payload_bytes: 8 << 10,
+                packing: Packing::Zstd(1),
             },
             pace: Arc::new(FullSpeed),
             clock: Arc::new(move || now),
