@@ -7,14 +7,11 @@
 
 mod rig;
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use farshore_engine::batch::BATCH_PAYLOAD_BYTES_TARGET;
 use farshore_engine::digest::digests;
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, ProcessServerId, Salt, TimelineId, Timestamp, WriterId};
 use farshore_engine::section::SectionBuilder;
@@ -24,77 +21,14 @@ use farshore_engine::transport::tls::{
 };
 use farshore_engine::vault::crypto::DataKey;
 use farshore_engine::vault::segment::{FrameSealer, ItemNo, LogVersion, SegmentIdentity};
-use rig::process::{run, text};
-use rig::report::{Bar, Report, folder};
+use rig::image::{Restic, image, pieces};
+use rig::process::text;
+use rig::report::{Bar, Report};
 use rig::site::{Machine, Site, reader};
 use rig::{eventually, is_bench, median, sized, thread_cpu};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-
-const BLOCK: usize = 4096;
-
-/// Collects regular files below `dir`, in order of names, as long as they fit into `bytes` together.
-fn collect(dir: &Path, bytes: &mut u64, files: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    paths.sort();
-    for path in paths {
-        let Ok(meta) = fs::symlink_metadata(&path) else { continue };
-        if *bytes == 0 {
-            return;
-        }
-        if meta.is_dir() {
-            collect(&path, bytes, files);
-        } else if meta.is_file() && (1..=*bytes).contains(&meta.len()) {
-            *bytes -= meta.len();
-            files.push(path);
-        }
-    }
-}
-
-/// An ext4 image with real files of /usr; which, is kept beside the figures.
-fn image(dir: &Path) -> PathBuf {
-    let (mut left, size) = sized((48 << 20, "256M"), (820 << 20, "2G"));
-    let mut files = Vec::new();
-    for top in ["/usr/lib", "/usr/share", "/usr/bin"] {
-        collect(Path::new(top), &mut left, &mut files);
-    }
-    let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
-    fs::write(folder().join("replication-files.txt"), list).expect("keep the list of files");
-    let tree = dir.join("tree");
-    for file in &files {
-        let to = tree.join(file.strip_prefix("/").expect("an absolute path"));
-        fs::create_dir_all(to.parent().expect("a folder")).expect("make a folder");
-        if fs::hard_link(file, &to).is_err() {
-            fs::copy(file, &to).expect("copy a file");
-        }
-    }
-    let image = dir.join("image");
-    run("mke2fs", &["-q", "-t", "ext4", "-d", text(&tree), text(&image), size]);
-    fs::remove_dir_all(&tree).expect("the tree goes");
-    File::open(&image).and_then(|file| file.sync_all()).expect("synced");
-    image
-}
-
-/// The blocks of the image that are not zero, in pieces of a batch.
-fn pieces(image: &Path) -> Vec<Vec<u8>> {
-    let file = File::open(image).expect("open the image");
-    let blocks = file.metadata().expect("measure it").len() / BLOCK as u64;
-    let mut pieces = vec![Vec::with_capacity(BATCH_PAYLOAD_BYTES_TARGET)];
-    let mut block = [0; BLOCK];
-    for at in 0..blocks {
-        file.read_exact_at(&mut block, at * BLOCK as u64).expect("read the image");
-        if block.iter().all(|byte| *byte == 0) {
-            continue;
-        }
-        if pieces.last().is_some_and(|piece| piece.len() >= BATCH_PAYLOAD_BYTES_TARGET) {
-            pieces.push(Vec::with_capacity(BATCH_PAYLOAD_BYTES_TARGET));
-        }
-        pieces.last_mut().expect("one at least").extend_from_slice(&block);
-    }
-    pieces
-}
 
 /// CPU time of digest, compression, encryption and checksum, with nothing around them.
 fn sealing_alone(pieces: &[Vec<u8>]) -> Duration {
@@ -186,13 +120,9 @@ fn replicate(dir: &Path, image: &Path, runtime: &Runtime) -> (Duration, Duration
 /// One restic backup into a new repository, made beforehand.
 fn restic(dir: &Path, image: &Path) -> Duration {
     let dir = tempfile::tempdir_in(dir).expect("a directory");
-    let (repository, cache) = (dir.path().join("r"), dir.path().join("c"));
-    let password = dir.path().join("password");
-    fs::write(&password, "bench").expect("write a password");
-    let common = ["-q", "-r", text(&repository), "-p", text(&password), "--cache-dir", text(&cache)];
-    run("restic", &[&common[..], &["init", "--repository-version", "2"]].concat());
+    let repository = Restic::new(dir.path());
     let begun = Instant::now();
-    run("restic", &[&common[..], &["backup", text(image)]].concat());
+    repository.run(&["backup", text(image)]);
     begun.elapsed()
 }
 

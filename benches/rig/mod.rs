@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each bench uses its part of the rig")]
 
 pub mod fio;
+pub mod image;
 pub mod process;
 pub mod report;
 pub mod site;

@@ -16,7 +16,8 @@ use tokio::runtime::Runtime;
 use super::eventually;
 use super::process::{Process, run, text};
 
-const FARSHORE: &str = env!("CARGO_BIN_EXE_farshore");
+/// The binary.
+pub const FARSHORE: &str = env!("CARGO_BIN_EXE_farshore");
 const DISK: &str = "disk";
 /// Longest wait for a step of the set-up.
 const STEP: Duration = Duration::from_secs(120);
@@ -35,9 +36,15 @@ pub struct Site {
 
 impl Site {
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    /// With settings, as variables of the environment.
+    pub fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Self {
         let state = dir.join("site");
         let loopback = "127.0.0.1:0";
         let mut command = Command::new(FARSHORE);
+        command.envs(settings.iter().copied());
         command.args(["up", "--plain-http", "--state-dir", text(&state), "--listen-management", loopback]);
         command.args(["--listen-replication", loopback, "--listen-control", loopback]);
         let servers = Process::start("up", command, &dir.join("up.log"));
@@ -84,6 +91,16 @@ impl Site {
             if log.contains(&all) { Ok(()) } else { Err(log.lines().last().unwrap_or_default().to_owned()) }
         });
         agents
+    }
+
+    /// Where the vault lies.
+    pub fn vault_dir(&self) -> PathBuf {
+        self.dir.join("site/vault")
+    }
+
+    /// The vault key's file.
+    pub fn key_file(&self) -> PathBuf {
+        self.dir.join("site/vault.key")
     }
 
     /// The vault, opened for reading.

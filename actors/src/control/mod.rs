@@ -16,6 +16,7 @@ pub mod control_room;
 pub mod fault;
 pub mod health;
 pub mod injection;
+pub mod key_file;
 pub mod ledger;
 pub mod live;
 pub mod membership;

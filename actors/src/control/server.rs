@@ -29,6 +29,7 @@ use super::catalog_keeper::CatalogKeeper;
 use super::control_listener::{ControlListener, ListenerSpec};
 use super::control_room::{ControlPolicy, ControlRoom};
 use super::fault::Fault;
+use super::key_file::KeyFile;
 use super::ledger::records::{ApiRole, Subject, TokenId};
 use super::ledger::tokens::{CreateApiToken, RevokeApiToken, check_api};
 use super::ledger::{BadRecord, Found, Ledger, RaiseEvents};
@@ -167,7 +168,7 @@ impl ConfigServer {
         if policy.control_addresses.is_empty() {
             policy.control_addresses.push(control_address.to_string());
         }
-        let keeper = StoreKeeper::new(config.vault, door.vault, door.key);
+        let keeper = StoreKeeper::new(config.vault, door.vault, door.key, Arc::new(KeyFile(config.vault_key_file)));
         let keeper: Arc<dyn VaultKeeper> = Arc::new(keeper);
         let store: Arc<dyn StateStore> = Arc::new(store);
         let webhook_key = WebhookKey::open(&config.state_dir.join("webhook.key"))?;

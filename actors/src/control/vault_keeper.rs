@@ -11,6 +11,8 @@ use farshore_engine::record::DiskInfo;
 use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
 use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
+use farshore_engine::vault::keys::KeyObject;
+use farshore_engine::vault::keys::provider::{KeySource, PROVIDER_PATIENCE};
 use farshore_engine::vault::keys::rotate::still_opens;
 use farshore_engine::vault::layout::{self, ObjectName};
 use farshore_engine::vault::read::error::ReadError;
@@ -68,23 +70,46 @@ pub struct KeptCatalog {
 const CATALOGS_KEPT: usize = 3;
 
 /// Keeps data keys in the vault itself, wrapped by the vault key.
+///
+/// The vault key may be rotated while this runs: a key that counts no more is looked for again at its source, so that the
+/// new key file in the old one's place is enough.
 pub struct StoreKeeper {
     store: Arc<dyn ObjectStore>,
     vault: VaultId,
-    key: VaultKey,
+    key: Mutex<VaultKey>,
+    source: Arc<dyn KeySource>,
     known: Mutex<HashMap<MachineId, WireKey>>,
 }
 
 impl StoreKeeper {
-    /// Over an open vault.
-    pub fn new(store: Arc<dyn ObjectStore>, vault: VaultId, key: VaultKey) -> Self {
-        Self { store, vault, key, known: Mutex::default() }
+    /// Over an open vault, whose key came from `source`.
+    pub fn new(store: Arc<dyn ObjectStore>, vault: VaultId, key: VaultKey, source: Arc<dyn KeySource>) -> Self {
+        Self { store, vault, key: Mutex::new(key), source, known: Mutex::default() }
     }
 
     /// Whether the vault key is still this one: asked before and after everything that is sealed with it.
-    async fn counts(&self) -> Result<(), Fault> {
-        let opens = still_opens(&self.store, &self.key).await.map_err(unavailable)?;
-        opens.then_some(()).ok_or_else(rotated)
+    async fn counts(&self, key: &VaultKey) -> Result<(), Fault> {
+        let opens = still_opens(&self.store, key).await.map_err(unavailable)?;
+        opens.then_some(()).ok_or_else(|| rotated("the key before it was used"))
+    }
+
+    /// The vault key that counts now: the one at hand, or where that was rotated away, what its source has by now.
+    async fn key(&self) -> Result<VaultKey, Fault> {
+        let held = self.key.lock().clone();
+        if still_opens(&self.store, &held).await.map_err(unavailable)? {
+            return Ok(held);
+        }
+        let generations = self.generations(&layout::keys_prefix()).await?;
+        let Some(newest) = generations.last() else { return Err(rotated("the vault has no key object")) };
+        let (bytes, _) = self.store.get(&ObjectName::keys(*newest)).await.map_err(unavailable)?;
+        let locked = KeyObject::parse(&bytes).map_err(|error| rotated(&error.to_string()))?;
+        let opened = locked.open_by(&*self.source, PROVIDER_PATIENCE).await;
+        let (object, key) = opened.map_err(|error| rotated(&error.to_string()))?;
+        if object.vault() != self.vault {
+            return Err(rotated("another vault's key object lies here"));
+        }
+        *self.key.lock() = key.clone();
+        Ok(key)
     }
 
     /// The generations right under a prefix, in order.
@@ -101,9 +126,11 @@ impl StoreKeeper {
     }
 }
 
-fn rotated() -> Fault {
-    let detail = "the vault key was rotated and the one this server has is refused: put the new key file in its place and \
-                  restart the configuration server; replication goes on meanwhile";
+fn rotated(why: &str) -> Fault {
+    let detail = format!(
+        "the vault key was rotated and the one this server has is refused ({why}): put the new key file in its place; it \
+         is taken without a restart, and replication goes on meanwhile"
+    );
     Fault::new(FaultCode::VaultLocked, detail)
 }
 
@@ -118,7 +145,7 @@ impl VaultKeeper for StoreKeeper {
     }
 
     async fn make_machine(&self, new: NewMachine) -> Result<WireKey, Fault> {
-        self.counts().await?;
+        let key = self.key().await?;
         let mut chance = OsChance;
         let data_key = DataKey::draw(&mut chance);
         let about = About {
@@ -127,9 +154,9 @@ impl VaultKeeper for StoreKeeper {
             disks: new.disks,
             timelines: vec![TimelineInfo { id: new.timeline, parent: None, created_at: wall_clock() }],
             hardware: BTreeMap::new(),
-            data_key: WrappedKey::wrap(&self.key, new.machine, &data_key, &mut chance),
+            data_key: WrappedKey::wrap(&key, new.machine, &data_key, &mut chance),
         };
-        let (name, bytes) = about.seal(1, &self.key, &mut chance);
+        let (name, bytes) = about.seal(1, &key, &mut chance);
         let token = format!("about-{}", new.machine);
         match self.store.put_if_absent(&name, &token, bytes).await.map_err(unavailable)? {
             PutOutcome::Created => {}
@@ -139,7 +166,7 @@ impl VaultKeeper for StoreKeeper {
             }
         }
         // A key that was replaced in this moment wraps nothing that counts.
-        if let Err(fault) = self.counts().await {
+        if let Err(fault) = self.counts(&key).await {
             self.store.delete(&name).await.map_err(unavailable)?;
             return Err(fault);
         }
@@ -154,9 +181,9 @@ impl VaultKeeper for StoreKeeper {
         }
         let unreadable = |error: ReadError| Fault::new(FaultCode::VaultUnavailable, error.to_string());
         // While the vault key is being rotated, a description may still be under the key before: the open vault has both.
-        let vault = OpenVault::open(self.store.clone(), &Credential::Key(self.key.clone())).await;
+        let vault = OpenVault::open(self.store.clone(), &Credential::Key(self.key().await?)).await;
         let vault = vault.map_err(|error| match error {
-            VaultError::Refused(_) => rotated(),
+            VaultError::Refused(error) => rotated(&error.to_string()),
             other => Fault::new(FaultCode::VaultUnavailable, other.to_string()),
         })?;
         let entry = vault.machine(machine).await.map_err(unreadable)?;
@@ -179,11 +206,11 @@ impl VaultKeeper for StoreKeeper {
     }
 
     async fn keep_catalog(&self, catalog: &Catalog) -> Result<KeptCatalog, Fault> {
-        self.counts().await?;
+        let key = self.key().await?;
         let generations = self.generations(&layout::catalog_prefix()).await?;
         let before = generations.last().copied();
         let generation = before.map_or(1, |before| before + 1);
-        let (name, bytes) = catalog.seal(generation, &self.key, &mut OsChance);
+        let (name, bytes) = catalog.seal(generation, &key, &mut OsChance);
         let token = format!("catalog-{}", blake3::hash(&bytes).to_hex());
         let rival =
             || Fault::new(FaultCode::VaultUnavailable, format!("{name} was written by somebody else meanwhile"));
@@ -193,13 +220,13 @@ impl VaultKeeper for StoreKeeper {
         }
         // What shall replace the older ones must be readable before they go.
         let (bytes, _) = self.store.get(&name).await.map_err(unavailable)?;
-        let back = Catalog::open(generation, &bytes, &self.key);
+        let back = Catalog::open(generation, &bytes, &key);
         let back = back.map_err(|error| Fault::new(FaultCode::VaultUnavailable, format!("{name}: {error}")))?;
         if back != *catalog {
             return Err(rival());
         }
         // Those of a new key must not give way to one of the old key.
-        if let Err(fault) = self.counts().await {
+        if let Err(fault) = self.counts(&key).await {
             self.store.delete(&name).await.map_err(unavailable)?;
             return Err(fault);
         }

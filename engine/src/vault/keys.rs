@@ -10,6 +10,7 @@
 //!
 //!   slot := passphrase  Argon2id(passphrase, salt, memory, passes, lanes) ─┐
 //!         | recovery    HKDF(recovery key, salt, "farshore/1 recovery")    ├─ AES-256-GCM(vault key), nonce 0,
+//!         | wrapped     by a key management service (see [`provider`])
 //!         | unknown     kept as it is, for a newer program                 ┘  associated data = kind | vault id
 //!
 //!   previous (version 2 only, while the vault key is being rotated): { salt, sealed }: the key before, in
@@ -31,6 +32,7 @@ use crate::codec::{Malformed, Put, Take};
 use crate::ids::{Chance, Salt, Timestamp, VaultId};
 
 pub mod change;
+pub mod provider;
 mod recovery;
 pub mod rotate;
 
@@ -89,6 +91,7 @@ enum KeySlot {
 enum KnownSlot {
     Passphrase { salt: Salt, argon2id: PassphraseCost, sealed: String },
     Recovery { salt: Salt, sealed: String },
+    Wrapped { provider: String, key: String, sealed: String },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,8 @@ pub enum SlotKind {
     Passphrase,
     /// A recovery key.
     Recovery,
+    /// What a key management service wrapped.
+    Wrapped,
     /// Something that a newer program knows.
     Unknown,
 }
@@ -256,6 +261,7 @@ impl KeyObject {
         self.body.slots.iter().map(|slot| match slot {
             KeySlot::Known(KnownSlot::Passphrase { .. }) => SlotKind::Passphrase,
             KeySlot::Known(KnownSlot::Recovery { .. }) => SlotKind::Recovery,
+            KeySlot::Known(KnownSlot::Wrapped { .. }) => SlotKind::Wrapped,
             KeySlot::Unknown(_) => SlotKind::Unknown,
         })
     }

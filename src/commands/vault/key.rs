@@ -93,6 +93,7 @@ fn ls(args: &LsArgs, at: &VaultSettings) -> Outcome {
         let kind = match kind {
             SlotKind::Passphrase => "passphrase",
             SlotKind::Recovery => "recovery key",
+            SlotKind::Wrapped => "wrapped by a key management service",
             SlotKind::Unknown => "of a kind that this version does not know",
         };
         println!("    slot {number}: {kind}");

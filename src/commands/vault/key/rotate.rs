@@ -59,7 +59,7 @@ pub(super) fn run(args: &RotateArgs, at: &VaultSettings) -> Outcome {
     }
     println!("The vault key is the one in {} now; those before it are refused.", args.new_key_file.display());
     println!("  data keys wrapped again: {}; data written anew: none", finished.machines);
-    println!("Put it in the place of the configuration server's key file, and restart that server.");
+    println!("Put it in the place of the configuration server's key file: a running server takes it by itself.");
     Ok(())
 }
 
