@@ -14,13 +14,14 @@ PAGE := $(DASHBOARD)/dist/page/index.html
 PAGE_SOURCES := $(shell find $(DASHBOARD)/src $(DASHBOARD)/public -type f ! -name schema.d.ts) \
     $(addprefix $(DASHBOARD)/,index.html openapi.json package-lock.json tsconfig.json vite.config.ts)
 
-.PHONY: help demo build dashboard api-types check test soak bench setup fmt clean-rigs
+.PHONY: help demo build dashboard api-types check test soak boot bench setup fmt clean-rigs
 
 help:
 	@echo "make demo    a working system with a protected machine under live load (no root, no apt)"
 	@echo "make check   format, lint, unit tests, $(CHECK_SEEDS) simulator seeds (warm: 2 minutes)"
 	@echo "make test    everything the project promises, against real clients (installs what is missing)"
 	@echo "make soak    the same at full size, for hours"
+	@echo "make boot    a Debian guest is protected, and its points start again (root, minutes)"
 	@echo "make bench   measurements, as ratios in one run"
 
 build: dashboard
@@ -66,6 +67,12 @@ test: setup dashboard
 
 soak: setup dashboard
 	FARSHORE_SOAK=1 FARSHORE_SEEDS=$(SEEDS) scripts/test.sh
+
+# A virtual machine writes through the agent's export; its points start from a served export and from a VHD.
+boot: dashboard
+	scripts/setup.sh guest
+	scripts/guest.sh
+	$(CARGO) test --test boot -- --ignored --nocapture
 
 # Figures as tables, and as JSON under target/bench. QUICK=1: a smoke test of a minute, no bar is held.
 bench: setup

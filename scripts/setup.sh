@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: says what, then does it (root, or sudo where there is one).
 # Starts no service and leaves none. A missing privilege is not hidden: the tests that need it say so.
+# With the word `guest`: also what the virtual machines of `make boot` need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +12,9 @@ needs=(
   "sqlite3:sqlite3" "fusermount3:fuse3" "losetup:mount" "curl:curl" "openssl:openssl" "chromium:chromium"
   "promtool:prometheus"
 )
+if [[ ${1:-} == guest ]]; then
+  needs+=("qemu-system-x86_64:qemu-system-x86" "mmdebstrap:mmdebstrap" "sgdisk:gdisk" "grub-mkimage:grub-common")
+fi
 PATH="$PATH:/usr/sbin:/sbin"
 missing=()
 for need in "${needs[@]}"; do
@@ -20,6 +24,7 @@ done
 /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+[[ ${1:-} != guest || -e /usr/lib/grub/i386-pc/modinfo.sh ]] || missing+=(grub-pc-bin)
 
 if ((${#missing[@]})); then
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
