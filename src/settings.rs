@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use farshore_engine::defaults;
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 use figment::providers::{Env, Format, Serialized, Toml};
 use figment::value::{Dict, Value};
@@ -31,6 +32,10 @@ pub(crate) struct Settings {
     pub(crate) cache: CacheSettings,
     /// When a segment is sealed.
     pub(crate) segment: SegmentSettings,
+    /// Which points stay.
+    pub(crate) retention: RetentionSettings,
+    /// How process servers merge.
+    pub(crate) merging: MergingSettings,
     /// The mobility agent.
     pub(crate) agent: AgentSettings,
     /// Logs.
@@ -86,6 +91,28 @@ pub(crate) struct SegmentSettings {
     pub(crate) codec: Packing,
 }
 
+/// Which points stay, where a machine's policy does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetentionSettings {
+    /// Rungs, the densest first: one point every `every_s` seconds (0: all) for points up to `for_s` seconds old.
+    pub(crate) ladder: Ladder,
+}
+
+/// How process servers merge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MergingSettings {
+    /// How often it is looked whether something is due, in milliseconds.
+    pub(crate) interval_ms: u64,
+    /// How long what is no longer needed stays in the vault, in seconds.
+    pub(crate) grace_seconds: u64,
+    /// So many old segments are merged at once.
+    pub(crate) segments: usize,
+    /// Bytes merged per second, at most, over all machines of a process server.
+    pub(crate) bytes_per_second_max: u64,
+}
+
 /// The mobility agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,6 +155,13 @@ impl Default for Settings {
                 seal_interval_ms: defaults::SEAL_INTERVAL_MS,
                 bytes_target: defaults::SEGMENT_BYTES_TARGET,
                 codec: Packing::default(),
+            },
+            retention: RetentionSettings { ladder: Ladder::default() },
+            merging: MergingSettings {
+                interval_ms: defaults::MERGE_INTERVAL_MS,
+                grace_seconds: defaults::MERGE_GRACE_SECONDS,
+                segments: defaults::MERGE_SEGMENTS,
+                bytes_per_second_max: defaults::MERGE_BYTES_PER_SECOND_MAX,
             },
             agent: AgentSettings {
                 mark_interval_ms: defaults::MARK_INTERVAL_MS,
@@ -191,6 +225,15 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     }
     if !(100..=3_600_000).contains(&settings.agent.mark_interval_ms) {
         return refuse("agent.mark_interval_ms", "must lie between 100 and 3600000");
+    }
+    if !(100..=3_600_000).contains(&settings.merging.interval_ms) {
+        return refuse("merging.interval_ms", "must lie between 100 and 3600000");
+    }
+    if !(2..=1024).contains(&settings.merging.segments) {
+        return refuse("merging.segments", "must lie between 2 and 1024");
+    }
+    if settings.merging.bytes_per_second_max < 1 << 20 {
+        return refuse("merging.bytes_per_second_max", "must be at least 1 MiB");
     }
     if settings.agent.memory_bytes_max < 16 << 20 {
         return refuse("agent.memory_bytes_max", "must be at least 16 MiB");
@@ -297,6 +340,8 @@ mod tests {
             ("[segment]\nseal_interval_ms = \"soon\"\n", "seal_interval_ms"),
             ("[segment]\nseal_interval_ms = 1\n", "between 50 and 60000"),
             ("[listen]\nmanagement = \"0.0.0.0:8443\"\nplain_http = true\n", "loopback"),
+            ("[retention]\nladder = [{ every_s = 60, for_s = 0 }]\n", "at least one second"),
+            ("[merging]\nsegments = 1\n", "merging.segments"),
             ("[log]\nlevel = \"loud\"\n", "no log level"),
         ] {
             let failure = load_text(text).err().unwrap_or_else(|| panic!("accepted: {text}"));

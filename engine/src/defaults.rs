@@ -24,6 +24,15 @@ pub const CACHE_BYTES_MAX: u64 = 10 << 30;
 /// Most that an agent holds in memory until it is committed, in bytes.
 pub const AGENT_MEMORY_BYTES_MAX: u64 = 128 << 20;
 
+/// How often it is looked whether something is to be merged, in milliseconds.
+pub const MERGE_INTERVAL_MS: u64 = 10_000;
+/// How long what no run needs any more stays in the vault, in seconds: longer than a reader takes to open a point again.
+pub const MERGE_GRACE_SECONDS: u64 = 3600;
+/// So many old segments are merged at once: docs/adr/0005.
+pub const MERGE_SEGMENTS: usize = 64;
+/// Bytes that a process server merges per second, at most: half of a core, and most of a disk is left to the writes.
+pub const MERGE_BYTES_PER_SECOND_MAX: u64 = 64 << 20;
+
 /// How long a member's certificate is valid, in days.
 pub const CERTIFICATE_DAYS: u32 = 397;
 /// Time that the owner before has to bring its cache to the vault during a move, in seconds.
@@ -43,6 +52,10 @@ pub const TABLE: &[(&str, u64, &str)] = &[
     ("RPO warning", RPO_WARNING_SECONDS, "s"),
     ("RPO critical", RPO_CRITICAL_SECONDS, "s"),
     ("cache", CACHE_BYTES_MAX, "bytes"),
+    ("merge interval", MERGE_INTERVAL_MS, "ms"),
+    ("merge grace", MERGE_GRACE_SECONDS, "s"),
+    ("merge segments", MERGE_SEGMENTS as u64, "segments"),
+    ("merge speed", MERGE_BYTES_PER_SECOND_MAX, "bytes/s"),
     ("certificates", CERTIFICATE_DAYS as u64, "days"),
     ("release", RELEASE_SECONDS, "s"),
     ("adopt", ADOPT_SECONDS, "s"),

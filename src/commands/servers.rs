@@ -148,6 +148,7 @@ impl Control {
             mark_interval: Duration::from_millis(settings.agent.mark_interval_ms),
             seal_interval: Duration::from_millis(settings.segment.seal_interval_ms),
             packing: settings.segment.codec,
+            retention: settings.retention.ladder.clone(),
             rpo_warning: Duration::from_secs(defaults::RPO_WARNING_SECONDS),
             rpo_critical: Duration::from_secs(defaults::RPO_CRITICAL_SECONDS),
             certificate_days: defaults::CERTIFICATE_DAYS,
@@ -310,6 +311,10 @@ async fn start_node(start: NodeStart<'_>) -> Result<ProcessServerNode, Failure> 
     limits.cache.budget_bytes = settings.cache.bytes_max;
     limits.sequencer.seal_interval = Duration::from_millis(settings.segment.seal_interval_ms);
     limits.sequencer.segment_bytes_max = settings.segment.bytes_target;
+    limits.merging.tick = Duration::from_millis(settings.merging.interval_ms);
+    limits.merging.grace = Duration::from_secs(settings.merging.grace_seconds);
+    limits.merging.bytes_per_second_max = settings.merging.bytes_per_second_max;
+    limits.merging.policy.live_segments = settings.merging.segments;
     let config = NodeConfig {
         dir: settings.state_dir.join("process-server"),
         name,

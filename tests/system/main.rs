@@ -8,6 +8,7 @@ mod bad_input;
 mod cluster;
 mod filesystems;
 mod kills;
+mod merging;
 mod mounted;
 mod mounts;
 mod moves;

@@ -12,6 +12,7 @@ use actix::prelude::*;
 use farshore_engine::control::messages::{Command, CommandResult, Welcome};
 use farshore_engine::ids::ProcessServerId;
 use farshore_engine::transport::CertificateAuthority;
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 use parking_lot::{RwLock, RwLockReadGuard};
 use slog::Logger;
@@ -45,6 +46,8 @@ pub struct ControlPolicy {
     pub seal_interval: Duration,
     /// With what frames are packed.
     pub packing: Packing,
+    /// Which points stay.
+    pub retention: Ladder,
     /// RPO from which a machine is in warning.
     pub rpo_warning: Duration,
     /// RPO from which a machine is critical.
@@ -80,6 +83,11 @@ impl ControlPolicy {
     /// With what this machine's frames are packed.
     pub(super) fn packing_of(&self, machine: &Machine) -> Packing {
         machine.policy.packing.unwrap_or(self.packing)
+    }
+
+    /// Which of this machine's points stay.
+    pub(super) fn retention_of(&self, machine: &Machine) -> Ladder {
+        machine.policy.retention.clone().unwrap_or_else(|| self.retention.clone())
     }
 
     /// Time between this machine's marks under load.

@@ -27,6 +27,12 @@ pub const CODES: &[(&str, &str, &str)] = &[
     ("disk_failed", "machine", "a disk is gone or cannot be read"),
     ("fenced", "process server's machine", "another owner has the log; this one has stopped"),
     ("gap_open", "machine", "a disk has no recovery points until it has caught up"),
+    (
+        "merging_behind",
+        "process server's machine",
+        "more segments wait to be merged than should: points open more slowly",
+    ),
+    ("merging_failed", "process server's machine", "merging fails: nothing is dropped or deleted, and the vault grows"),
     ("machine_paused", "machine", "an operator paused its protection"),
     ("machine_unassigned", "machine", "no process server takes its writes"),
     ("no_process_server", "installation", "no process server has joined"),

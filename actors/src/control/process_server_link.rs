@@ -194,7 +194,7 @@ impl ProcessServerLink {
         let due = self.reconciled_at.is_none_or(|at| at.elapsed() >= RECONCILE_EVERY) && self.remedies_under_way == 0;
         if due {
             self.reconciled_at = Some(Instant::now());
-            let plan = remedies(&self.room.ledger(), self.server, &heartbeat, self.room.policy.packing);
+            let plan = remedies(&self.room.ledger(), self.server, &heartbeat, &self.room.policy);
             plan.into_iter().for_each(|remedy| self.carry_out(remedy, ctx));
         }
         let now = wall_clock();
@@ -248,6 +248,7 @@ async fn perform(room: &Arc<ControlRoom>, server: ProcessServerId, remedy: Remed
             let within_ms = room.policy.release_within.as_millis() as u64;
             Command::Release { machine, epoch, within_ms }
         }
+        Remedy::SetRetention { machine, ladder } => Command::SetRetention { machine, ladder },
         Remedy::SetPacking { machine, packing } => Command::SetPacking { machine, packing },
         Remedy::StopServing { serve } => Command::StopServing { serve },
     };

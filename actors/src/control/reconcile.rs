@@ -5,6 +5,7 @@
 //! | this server owns the machine | it does not know it, or under another epoch, or it is fenced | a protect job: epoch + 1 |
 //! | this server owns the machine | its key is missing | bring the key: the same assignment again |
 //! | this server owns the machine | its frames are not packed as its policy wants | say how |
+//! | this server owns the machine | it does not keep the points that its policy wants | say which |
 //! | another server owns it, or it was removed or paused | it is owned here | release it |
 //! | the point is served here | it is not served | forget it: its overlay is gone |
 //! | nothing is served under that number | it is served | stop serving |
@@ -16,8 +17,10 @@ use std::fmt;
 
 use farshore_engine::control::messages::{Heartbeat, MachineState};
 use farshore_engine::ids::{Epoch, MachineId, ProcessServerId, TimelineId, WriterId};
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 
+use super::control_room::ControlPolicy;
 use super::ledger::Ledger;
 use super::ledger::records::{AssignmentRecord, ServeId, ServedState};
 
@@ -49,6 +52,13 @@ pub(crate) enum Remedy {
         /// With what.
         packing: Packing,
     },
+    /// Have the points kept that the policy wants.
+    SetRetention {
+        /// The machine.
+        machine: MachineId,
+        /// Which.
+        ladder: Ladder,
+    },
     /// Let go of a machine.
     Release {
         /// The machine.
@@ -74,6 +84,7 @@ impl fmt::Display for Remedy {
             Self::Protect { machine, why } => write!(f, "find an owner for machine {machine} ({why})"),
             Self::BringKey { machine, .. } => write!(f, "bring the key of machine {machine}"),
             Self::SetPacking { machine, packing } => write!(f, "have machine {machine} packed with {packing}"),
+            Self::SetRetention { machine, .. } => write!(f, "say which points of machine {machine} stay"),
             Self::Release { machine, .. } => write!(f, "release machine {machine}"),
             Self::ForgetServed { serve } => write!(f, "forget served point {serve}"),
             Self::StopServing { serve } => write!(f, "stop serving {serve}"),
@@ -81,12 +92,12 @@ impl fmt::Display for Remedy {
     }
 }
 
-/// What to do after this heartbeat of `server`; `packing` is that of machines whose policy names none.
+/// What to do after this heartbeat of `server`; `policy` is the installation's.
 pub(crate) fn remedies(
     ledger: &Ledger,
     server: ProcessServerId,
     heartbeat: &Heartbeat,
-    packing: Packing,
+    policy: &ControlPolicy,
 ) -> Vec<Remedy> {
     let busy: BTreeSet<MachineId> =
         ledger.running_jobs().filter(|job| job.kind.changes_owner()).map(|job| job.kind.machine()).collect();
@@ -94,7 +105,7 @@ pub(crate) fn remedies(
     let owned = ledger.assignments.iter().filter(|assignment| assignment.process_server == server);
     for assignment in owned.filter(|assignment| !busy.contains(&assignment.machine)) {
         if ledger.machine(assignment.machine).is_ok_and(|machine| !machine.paused) {
-            plan.extend(for_owned(ledger, assignment, heartbeat, packing));
+            plan.extend(for_owned(ledger, assignment, heartbeat, policy));
         }
     }
     for report in heartbeat.machines.iter().filter(|report| !busy.contains(&report.machine)) {
@@ -123,7 +134,7 @@ fn for_owned(
     ledger: &Ledger,
     assignment: &AssignmentRecord,
     heartbeat: &Heartbeat,
-    packing: Packing,
+    policy: &ControlPolicy,
 ) -> Option<Remedy> {
     let machine = assignment.machine;
     let protect = |why| Some(Remedy::Protect { machine, why });
@@ -140,17 +151,25 @@ fn for_owned(
             Some(Remedy::BringKey { machine, timeline, epoch: assignment.epoch, writer: assignment.writer })
         }
         _ => {
-            let wanted = ledger.machine(machine).ok()?.policy.packing.unwrap_or(packing);
-            let has = report.packing.unwrap_or(wanted);
-            (has != wanted).then_some(Remedy::SetPacking { machine, packing: wanted })
+            let known = ledger.machine(machine).ok()?;
+            let packing = policy.packing_of(known);
+            if report.packing.unwrap_or(packing) != packing {
+                return Some(Remedy::SetPacking { machine, packing });
+            }
+            let ladder = policy.retention_of(known);
+            let follows = report.merging.is_none() || report.retention.as_ref() == Some(&ladder);
+            (!follows).then_some(Remedy::SetRetention { machine, ladder })
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use farshore_engine::control::messages::{CacheReport, MachineReport};
+    use std::time::Duration;
+
+    use farshore_engine::control::messages::{CacheReport, MachineReport, MergingReport};
     use farshore_engine::ids::{Lsn, Slot, Timestamp};
+    use farshore_engine::vault::retention::Rung;
 
     use super::super::ledger::records::{AssignmentStage, Machine, MachinePolicy, TokenId};
     use super::super::ledger::{Decision, Draft, assign, jobs};
@@ -160,6 +179,21 @@ mod tests {
 
     const HERE: ProcessServerId = ProcessServerId([1; 16]);
     const THERE: ProcessServerId = ProcessServerId([2; 16]);
+
+    fn policy(packing: Packing) -> ControlPolicy {
+        ControlPolicy {
+            control_addresses: Vec::new(),
+            mark_interval: Duration::from_secs(1),
+            seal_interval: Duration::from_secs(2),
+            packing,
+            retention: Ladder::default(),
+            rpo_warning: Duration::from_secs(30),
+            rpo_critical: Duration::from_secs(300),
+            certificate_days: 365,
+            release_within: Duration::from_secs(2),
+            adopt_within: Duration::from_secs(3),
+        }
+    }
 
     fn ledger_of(machines: &[(u8, ProcessServerId, u64)]) -> Ledger {
         let mut ledger = Ledger::default();
@@ -208,6 +242,8 @@ mod tests {
             committed: Lsn(0),
             next_slot: Slot(0),
             packing: None,
+            retention: None,
+            merging: None,
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,
@@ -233,7 +269,7 @@ mod tests {
         let ledger = ledger_of(&[(5, HERE, 3), (6, THERE, 9)]);
         for state in [MachineState::Replicating, MachineState::AgentAway, MachineState::Adopting, MachineState::Failed]
         {
-            assert_eq!(remedies(&ledger, HERE, &heartbeat(&[(5, 3, state)]), Packing::Snappy), []);
+            assert_eq!(remedies(&ledger, HERE, &heartbeat(&[(5, 3, state)]), &policy(Packing::Snappy)), []);
         }
     }
 
@@ -242,11 +278,27 @@ mod tests {
         let ledger = ledger_of(&[(5, HERE, 3)]);
         let mut heard = heartbeat(&[(5, 3, MachineState::Replicating)]);
         let (machine, packing) = (MachineId([5; 16]), Packing::Zstd(3));
-        assert_eq!(remedies(&ledger, HERE, &heard, packing), [], "one that says nothing knows one way only");
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy(packing)), [], "one that says nothing knows one way only");
         heard.machines[0].packing = Some(Packing::Snappy);
-        assert_eq!(remedies(&ledger, HERE, &heard, packing), [Remedy::SetPacking { machine, packing }]);
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy(packing)), [Remedy::SetPacking { machine, packing }]);
         heard.machines[0].packing = Some(packing);
-        assert_eq!(remedies(&ledger, HERE, &heard, packing), []);
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy(packing)), []);
+    }
+
+    // I7
+    #[test]
+    fn an_owner_that_was_not_told_which_points_stay_or_keeps_others_is_told() {
+        let ledger = ledger_of(&[(5, HERE, 3)]);
+        let mut heard = heartbeat(&[(5, 3, MachineState::AgentAway)]);
+        let (machine, ladder, policy) = (MachineId([5; 16]), Ladder::default(), policy(Packing::Snappy));
+        let tell = [Remedy::SetRetention { machine, ladder: ladder.clone() }];
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy), [], "one that says nothing of merging does not merge");
+        heard.machines[0].merging = Some(MergingReport::default());
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy), tell);
+        heard.machines[0].retention = Some(Ladder::new(vec![Rung { every_s: 0, for_s: 1 }]).expect("a ladder"));
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy), tell);
+        heard.machines[0].retention = Some(ladder);
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy), []);
     }
 
     #[test]
@@ -259,7 +311,7 @@ mod tests {
             heartbeat(&[(5, 3, MachineState::Fenced)]),
         ];
         for heartbeat in lost {
-            let plan = remedies(&ledger, HERE, &heartbeat, Packing::Snappy);
+            let plan = remedies(&ledger, HERE, &heartbeat, &policy(Packing::Snappy));
             assert!(matches!(plan[..], [Remedy::Protect { machine: MachineId([5, ..]), .. }]), "{plan:?}");
         }
     }
@@ -268,7 +320,7 @@ mod tests {
     fn a_locked_machine_gets_its_key_and_a_foreign_one_is_released() {
         let ledger = ledger_of(&[(5, HERE, 3), (6, THERE, 9)]);
         let heard = heartbeat(&[(5, 3, MachineState::Locked), (6, 8, MachineState::Replicating)]);
-        let plan = remedies(&ledger, HERE, &heard, Packing::Snappy);
+        let plan = remedies(&ledger, HERE, &heard, &policy(Packing::Snappy));
         assert_eq!(
             plan,
             [
@@ -291,7 +343,7 @@ mod tests {
             jobs::BeginProtect { machine, by: "t".into() }.decide(draft).expect("begun");
         });
         ledger.apply(&batch);
-        assert_eq!(remedies(&ledger, HERE, &heartbeat(&[]), Packing::Snappy), []);
+        assert_eq!(remedies(&ledger, HERE, &heartbeat(&[]), &policy(Packing::Snappy)), []);
         assert_eq!(assign::epoch_of(&ledger, machine), Epoch(3));
     }
 
@@ -299,6 +351,6 @@ mod tests {
     fn what_is_served_without_being_known_is_stopped() {
         let ledger = ledger_of(&[]);
         let heard = Heartbeat { serving: vec![4], ..heartbeat(&[]) };
-        assert_eq!(remedies(&ledger, HERE, &heard, Packing::Snappy), [Remedy::StopServing { serve: 4 }]);
+        assert_eq!(remedies(&ledger, HERE, &heard, &policy(Packing::Snappy)), [Remedy::StopServing { serve: 4 }]);
     }
 }

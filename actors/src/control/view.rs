@@ -238,7 +238,7 @@ pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine:
         limits,
         mark_interval: room.policy.mark_interval_of(machine),
         packing: room.policy.packing_of(machine),
-        policy: machine.policy,
+        policy: machine.policy.clone(),
         revision: machine.revision,
         health: Health::of(&issues),
         issues,

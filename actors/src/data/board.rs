@@ -46,6 +46,8 @@ impl Board {
             committed: Lsn::ZERO,
             next_slot: Slot::ZERO,
             packing: Packing::Snappy,
+            retention: None,
+            merging: farshore_engine::control::messages::MergingReport::default(),
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,

@@ -13,7 +13,7 @@ use farshore_engine::vault::store::ObjectStore;
 use rustls::ServerConfig;
 use slog::Logger;
 
-use super::EventSink;
+use super::{EventSink, MergingLimits};
 use crate::supervise::{Chaos, RestartPolicy};
 
 /// Bounds of a process server (I10).
@@ -46,6 +46,8 @@ pub struct DataLimits {
     pub arbiters: usize,
     /// Memory for frames of served points, in bytes, per point.
     pub serve_cache_bytes: usize,
+    /// Merging.
+    pub merging: MergingLimits,
 }
 
 impl Default for DataLimits {
@@ -68,6 +70,7 @@ impl Default for DataLimits {
             file_threads: 4,
             arbiters: cores.saturating_sub(1).max(1),
             serve_cache_bytes: 32 << 20,
+            merging: MergingLimits::default(),
         }
     }
 }

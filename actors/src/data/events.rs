@@ -154,6 +154,8 @@ impl IssueCode {
             Self::RestartStorm => "restart_storm",
             Self::ThreadBlocked => "thread_blocked",
             Self::Unsealable => "unsealable",
+            Self::MergingFailed => "merging_failed",
+            Self::MergingBehind => "merging_behind",
         }
     }
 }

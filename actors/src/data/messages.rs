@@ -7,6 +7,7 @@ use farshore_engine::control::messages::{Assign, Export, PointInfo, PointSelecto
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId};
 use farshore_engine::record::MarkKind;
 use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 
 use super::{DataError, ProcessServerReport};
@@ -19,6 +20,16 @@ pub(super) struct AssignMachine {
     pub(super) assignment: Assign,
     /// How long to wait for the answer; adopting goes on behind it.
     pub(super) within: Duration,
+}
+
+/// Keep these points of the machine from now on.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), DataError>")]
+pub(super) struct SetRetention {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Which.
+    pub(super) ladder: Ladder,
 }
 
 /// Pack the machine's frames with this from the next segment on.

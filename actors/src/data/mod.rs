@@ -5,7 +5,8 @@
 //!                                  └ Machine *: the log's sequencer, the cache directory, acknowledgements
 //!                                     ├ AgentSession *: one per connection
 //!                                     ├ Disk *: seals one disk's frames
-//!                                     └ UploadStream: fills the log's slots
+//!                                     ├ UploadStream: fills the log's slots
+//!                                     └ Compactor: merges, and deletes what retention lets go
 //! ```
 //!
 //! Everything that must outlive an actor is durable (cache, vault) or shared by value beside it (`ledger`: which
@@ -17,6 +18,7 @@
 
 mod agent_session;
 mod board;
+mod compactor;
 mod compare;
 mod config;
 mod disk;
@@ -31,6 +33,7 @@ mod report;
 mod upload;
 mod wiring;
 
+pub use compactor::MergingLimits;
 pub use config::{DataConfig, DataLimits};
 pub use error::DataError;
 pub use events::{DataEvent, DataEventKind, EventSink};

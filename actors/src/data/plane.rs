@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::ledger::{Ledger, MachineSpec, find_owners};
 use super::messages::{
     AssignMachine, CancelRestore, ListPoints, RedirectAgent, ReleaseMachine, Report, RequestMark, RestorePoint,
-    Restoring, ServePoint, SetPacking, StopServing,
+    Restoring, ServePoint, SetPacking, SetRetention, StopServing,
 };
 use super::process_server::points::PointServer;
 use super::process_server::{ProcessServer, ServerSpec};
@@ -236,6 +236,10 @@ impl DataPlane {
                 let released = self.ask(ReleaseMachine { machine, epoch, within }).await??;
                 Ok(CommandResult::Released { committed: released.committed, durable: released.durable })
             }
+            Command::SetRetention { machine, ladder } => {
+                self.ask(SetRetention { machine, ladder }).await??;
+                Ok(CommandResult::Done)
+            }
             Command::SetPacking { machine, packing } => {
                 self.ask(SetPacking { machine, packing }).await??;
                 Ok(CommandResult::Done)
@@ -367,6 +371,8 @@ fn machine_report(status: &MachineStatus) -> MachineReport {
         committed: status.committed,
         next_slot: status.next_slot,
         packing: Some(status.packing),
+        retention: status.retention.clone(),
+        merging: Some(status.merging.clone()),
         newest_mark: status.newest_mark,
         idle_confirmed_at: status.idle_confirmed_at,
         backlog_bytes: status.backlog_bytes,

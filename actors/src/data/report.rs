@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use farshore_engine::cache::limits::Pressure;
-use farshore_engine::control::messages::{MarkReport, Severity};
+use farshore_engine::control::messages::{MarkReport, MergingReport, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, Slot, TimelineId, Timestamp, WriterId};
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 use serde::Serialize;
 
@@ -62,6 +63,10 @@ pub enum IssueCode {
     ThreadBlocked,
     /// Nothing could be sealed of what the agent sent.
     Unsealable,
+    /// Merging fails: nothing is dropped, and the vault grows.
+    MergingFailed,
+    /// More segments wait to be merged than should.
+    MergingBehind,
 }
 
 /// One thing that is wrong.
@@ -156,6 +161,10 @@ pub struct MachineStatus {
     pub next_slot: Slot,
     /// With what its frames are packed, from the next segment on.
     pub packing: Packing,
+    /// Which of its points stay, as the configuration server said in this life of the process; `None`: nothing is dropped.
+    pub retention: Option<Ladder>,
+    /// What merging found and did.
+    pub merging: MergingReport,
     /// The newest committed mark that covers every disk of the machine.
     pub newest_mark: Option<MarkReport>,
     /// When the agent last confirmed that no write came after that mark.

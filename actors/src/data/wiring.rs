@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::DataConfig;
+use super::compactor::MergeRoom;
 use super::compare::Comparer;
 use crate::supervise::{Arbiters, CreditPool, OffloadPool};
 
@@ -31,6 +32,8 @@ pub(super) struct Wiring {
     pub(super) uploads: CreditPool,
     /// Reads what agents compare with.
     pub(super) comparer: Comparer,
+    /// Merges.
+    pub(super) merging: MergeRoom,
     pub(super) arbiters: Arbiters,
     began: Instant,
     /// Counts commits of segments over all machines: what was committed first leaves the cache first.
@@ -51,6 +54,7 @@ impl Wiring {
             memory: CreditPool::new(limits.memory_bytes_max),
             uploads: CreditPool::new(limits.upload_bytes_max),
             comparer: Comparer::start(limits.serve_cache_bytes)?,
+            merging: MergeRoom::start()?,
             arbiters: Arbiters::start(limits.arbiters)?,
             began: Instant::now(),
             commits: AtomicU64::new(0),

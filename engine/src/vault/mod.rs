@@ -10,6 +10,7 @@ pub mod layout;
 pub mod manifest;
 pub mod manifest_keeper;
 pub mod merge;
+pub mod pins;
 pub mod read;
 pub mod retention;
 pub mod segment;

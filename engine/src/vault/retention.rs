@@ -37,7 +37,7 @@ pub struct Rung {
 
 /// How points are thinned out with age.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Vec<Rung>", into = "Vec<Rung>")]
 pub struct Ladder(Vec<Rung>);
 
 /// A ladder that cannot be.
@@ -46,12 +46,29 @@ pub enum BadLadder {
     /// No rung, or too many.
     #[error("a ladder has 1 to {RUNGS_MAX} rungs, this one has {0}")]
     Rungs(usize),
+    /// A rung that reaches nowhere.
+    #[error("rung {0} must reach at least one second back")]
+    Empty(usize),
     /// A rung that the one before it covers.
     #[error("rung {0} must reach further back and be no denser than the rung before it")]
     Order(usize),
     /// More than a program can count.
     #[error("rung {0} reaches further back than a thousand years")]
     TooLong(usize),
+}
+
+impl TryFrom<Vec<Rung>> for Ladder {
+    type Error = BadLadder;
+
+    fn try_from(rungs: Vec<Rung>) -> Result<Self, BadLadder> {
+        Self::new(rungs)
+    }
+}
+
+impl From<Ladder> for Vec<Rung> {
+    fn from(ladder: Ladder) -> Self {
+        ladder.0
+    }
 }
 
 const HOUR_S: u64 = 3600;
@@ -70,6 +87,9 @@ impl Ladder {
     pub fn new(rungs: Vec<Rung>) -> Result<Self, BadLadder> {
         if rungs.is_empty() || rungs.len() > RUNGS_MAX {
             return Err(BadLadder::Rungs(rungs.len()));
+        }
+        if let Some(n) = rungs.iter().position(|rung| rung.for_s == 0) {
+            return Err(BadLadder::Empty(n));
         }
         for (n, pair) in rungs.windows(2).enumerate() {
             if pair[1].for_s <= pair[0].for_s || pair[1].every_s < pair[0].every_s {
@@ -288,6 +308,8 @@ mod tests {
     fn a_ladder_must_rise() {
         let rung = |every_s, for_s| Rung { every_s, for_s };
         assert_eq!(Ladder::new(vec![]), Err(BadLadder::Rungs(0)));
+        assert_eq!(Ladder::new(vec![rung(0, 0)]), Err(BadLadder::Empty(0)));
+        assert!(serde_json::from_str::<Ladder>("[]").is_err(), "nothing goes around the check");
         assert_eq!(Ladder::new(vec![rung(0, 60), rung(60, 60)]), Err(BadLadder::Order(1)));
         assert_eq!(Ladder::new(vec![rung(60, 60), rung(0, 90)]), Err(BadLadder::Order(1)));
         assert_eq!(Ladder::new(vec![rung(1, u64::MAX)]), Err(BadLadder::TooLong(0)));

@@ -33,6 +33,8 @@ pub enum ActorBody {
     Disk,
     /// Fills one machine's log slots.
     UploadStream,
+    /// Merges one machine's log.
+    Compactor,
     /// Speaks with one agent.
     AgentSession,
     /// Owns the configuration server's inventory.
@@ -50,6 +52,7 @@ impl From<ActorBody> for ActorKind {
             ActorBody::Machine => Self::Machine,
             ActorBody::Disk => Self::Disk,
             ActorBody::UploadStream => Self::UploadStream,
+            ActorBody::Compactor => Self::Compactor,
             ActorBody::AgentSession => Self::AgentSession,
             ActorBody::Orchestrator => Self::Orchestrator,
             ActorBody::ProcessServerLink => Self::ProcessServerLink,

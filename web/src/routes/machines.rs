@@ -285,6 +285,7 @@ fn wanted_policy(edit: &PolicyEdit) -> Result<MachinePolicy, Fault> {
         rpo_critical_seconds: edit.rpo_critical_seconds,
         mark_interval_ms: edit.mark_interval_ms,
         packing: packing.map_err(|error| Fault::new(FaultCode::InvalidValue, error.to_string()))?,
+        retention: None,
     })
 }
 

@@ -95,6 +95,7 @@ impl Site {
             vault_key_file: dir.path().join("vault.key"),
             policy: ControlPolicy {
                 packing: Packing::Snappy,
+                retention: farshore_engine::vault::retention::Ladder::default(),
                 control_addresses: vec![],
                 mark_interval: Duration::from_secs(1),
                 seal_interval: Duration::from_secs(2),
@@ -262,7 +263,7 @@ impl DataPort for Played {
     async fn execute(&self, command: Command) -> Result<CommandResult, Refusal> {
         let mut owned = self.0.lock().expect("not poisoned");
         Ok(match command {
-            Command::SetPacking { .. } => CommandResult::Done,
+            Command::SetPacking { .. } | Command::SetRetention { .. } => CommandResult::Done,
             Command::Assign(assign) => {
                 owned.machines.insert(assign.machine, assign.epoch);
                 CommandResult::Assigned { committed: Lsn(8), next_slot: Slot(3) }
@@ -303,6 +304,8 @@ impl DataPort for Played {
             committed: Lsn(8),
             next_slot: Slot(3),
             packing: None,
+            retention: None,
+            merging: None,
             newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
             idle_confirmed_at: None,
             backlog_bytes: 0,

@@ -14,6 +14,7 @@
 use farshore_engine::control::messages::{Export, MemberRole, PointInfo, PointSelector, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, MachineId, ProcessServerId, TimelineId, Timestamp, VaultId, WriterId};
 use farshore_engine::record::DiskInfo;
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -124,7 +125,7 @@ pub struct Counters {
 record!(Counters, "counters", (), _this => (), _key => "-".into());
 
 /// What is wanted of a machine's protection; what is not said is the installation's.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachinePolicy {
     /// RPO in seconds from which it is in warning.
     #[serde(default)]
@@ -138,6 +139,9 @@ pub struct MachinePolicy {
     /// With what its frames are packed.
     #[serde(default)]
     pub packing: Option<Packing>,
+    /// Which of its points stay.
+    #[serde(default)]
+    pub retention: Option<Ladder>,
 }
 
 /// A protected machine.

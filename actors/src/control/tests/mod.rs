@@ -54,6 +54,7 @@ fn config(dir: &Path, chaos: Arc<Chaos>, listen: SocketAddr) -> ConfigServerConf
         vault_key_file: dir.join("vault.key"),
         policy: ControlPolicy {
             packing: Packing::Snappy,
+            retention: farshore_engine::vault::retention::Ladder::default(),
             control_addresses: vec![],
             mark_interval: Duration::from_secs(1),
             seal_interval: Duration::from_secs(2),
@@ -312,6 +313,8 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
         committed: Lsn(8),
         next_slot: Slot(3),
         packing: None,
+        retention: None,
+        merging: None,
         newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
         idle_confirmed_at: None,
         backlog_bytes: 0,
@@ -325,7 +328,7 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
 
 fn answer(inner: &mut Inner, command: Command) -> Result<CommandResult, Refusal> {
     match command {
-        Command::SetPacking { .. } => Ok(CommandResult::Done),
+        Command::SetPacking { .. } | Command::SetRetention { .. } => Ok(CommandResult::Done),
         Command::Assign(assign) => {
             inner.heard.push(format!("assign {}", assign.epoch));
             if inner.refuses_assign {

@@ -25,6 +25,7 @@ use super::book::Book;
 use super::writing::LogWriter;
 use super::{Machine, now};
 use crate::data::board::Spare;
+use crate::data::compactor::Compactor;
 use crate::data::messages::Adopted;
 use crate::data::upload::{StreamOpen, StreamSpec, UploadStream, WorkError, read_tail};
 use crate::data::{DataError, DataEventKind, IssueCode, MachinePhase};
@@ -206,6 +207,8 @@ impl Machine {
             self.spec.board.clear(code);
         }
         self.spec.board.tell(DataEventKind::Adopted { owner, committed });
+        let spec = self.spec.clone();
+        Warden::<Compactor>::admit(self, (), spec, ctx);
         self.offer_all();
         let adopted = self.adopted().expect("the log is open");
         self.waiters.drain(..).for_each(|waiter| drop(waiter.send(Ok(adopted))));
@@ -294,6 +297,7 @@ impl Machine {
         self.end_sessions(&error);
         self.failed = Some(error);
         self.streams.dismiss(&());
+        self.compactors.dismiss(&());
         self.finish_leaving();
     }
 }

@@ -35,6 +35,7 @@ impl Machine {
         refusal: (RefusalCode, &'static str),
         ctx: &mut Context<Self>,
     ) -> oneshot::Receiver<()> {
+        self.compactors.dismiss(&());
         let (tell, told) = oneshot::channel();
         match &mut self.leaving {
             Some(leaving) => leaving.tell.push(tell),

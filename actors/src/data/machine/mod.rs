@@ -1,7 +1,7 @@
 //! The machine actor: writes one machine's log.
 //!
 //! Owns: the cache directory, the [`Sequencer`] (pure), the acknowledgements. Parent: the process server.
-//! Children, all on its arbiter: agent sessions, disks, the upload stream.
+//! Children, all on its arbiter: agent sessions, disks, the upload stream, the compactor.
 //! Bounds: the sequencer's `in_flight_bytes_max`; one append at a time; every batch's credit until it is durable.
 //! In: [`TakeConnection`], [`WaitAdopted`], [`ReleaseLog`], [`SendAgentTo`], [`AskForMark`], [`SetPressure`],
 //! [`Evict`], [`KeyIsHere`], [`Retire`]; facts of its children.
@@ -37,6 +37,7 @@ use slog::Logger;
 use tokio::sync::oneshot;
 
 use super::agent_session::{AgentSession, Connection};
+use super::compactor::Compactor;
 use super::disk::Disk;
 use super::ledger::MachineSpec;
 use super::messages::{Adopted, Released};
@@ -103,6 +104,7 @@ pub(super) struct Machine {
     disks: Warden<Disk>,
     agents: Warden<AgentSession>,
     streams: Warden<UploadStream>,
+    compactors: Warden<Compactor>,
     sessions: Sessions,
     /// What the cache directory holds, until the log is open.
     stock: Option<Stock>,
@@ -129,6 +131,7 @@ impl Ward for Machine {
             disks: Warden::new(log.clone(), Placement::WithParent, policy()),
             agents: Warden::new(log.clone(), Placement::WithParent, once()),
             streams: Warden::new(log.clone(), Placement::WithParent, policy()),
+            compactors: Warden::new(log.clone(), Placement::WithParent, policy()),
             sessions: Sessions::new(&spec),
             stock: None,
             writer: None,
@@ -150,6 +153,7 @@ impl Actor for Machine {
         attend::<Self, Disk>(self, ctx);
         attend::<Self, AgentSession>(self, ctx);
         attend::<Self, UploadStream>(self, ctx);
+        attend::<Self, Compactor>(self, ctx);
         self.spec.board.edit(|status| status.session = None);
         self.take_stock(ctx);
     }
@@ -226,6 +230,33 @@ impl Handler<Ended<UploadStream>> for Machine {
     type Result = ();
 
     fn handle(&mut self, msg: Ended<UploadStream>, ctx: &mut Self::Context) {
+        on_ended(self, &msg, ctx);
+    }
+}
+
+impl Parent<Compactor> for Machine {
+    fn warden(&mut self) -> &mut Warden<Compactor> {
+        &mut self.compactors
+    }
+
+    fn child_born(&mut self, (): &(), _: Addr<Compactor>, _: u64, _: &mut Context<Self>) {
+        self.spec.board.actor_born(ActorKind::Compactor);
+    }
+
+    /// The log goes on without it: one that was given up rests and is tried again.
+    fn child_lost(&mut self, (): &(), loss: Loss, ctx: &mut Context<Self>) {
+        self.spec.board.actor_lost(ActorKind::Compactor, &loss);
+        if let Loss::GaveUp { .. } = loss {
+            let rest = self.spec.wiring.config.limits.storm_rest;
+            ctx.run_later(rest, |machine, ctx| Warden::<Compactor>::resume(machine, &(), ctx));
+        }
+    }
+}
+
+impl Handler<Ended<Compactor>> for Machine {
+    type Result = ();
+
+    fn handle(&mut self, msg: Ended<Compactor>, ctx: &mut Self::Context) {
         on_ended(self, &msg, ctx);
     }
 }

@@ -15,7 +15,7 @@ use super::{LocateMachine, ProcessServer};
 use crate::data::DataError;
 use crate::data::ledger::{KeyOffer, MachineSpec};
 use crate::data::machine::{KeyIsHere, ReleaseLog, WaitAdopted};
-use crate::data::messages::{Adopted, AssignMachine, ReleaseMachine, Released, SetPacking};
+use crate::data::messages::{Adopted, AssignMachine, ReleaseMachine, Released, SetPacking, SetRetention};
 use crate::supervise::Warden;
 
 /// How long a released machine's actor stays, so that its agent hears where to go.
@@ -120,6 +120,17 @@ impl Handler<AssignMachine> for ProcessServer {
             return Box::pin(async move { Err(error) });
         }
         Box::pin(adopted(ctx.address(), msg.assignment.machine, msg.within))
+    }
+}
+
+impl Handler<SetRetention> for ProcessServer {
+    type Result = Result<(), DataError>;
+
+    fn handle(&mut self, msg: SetRetention, _: &mut Self::Context) -> Self::Result {
+        self.chaos();
+        let spec = self.spec.ledger.get(msg.machine).ok_or(DataError::NotOwner(msg.machine))?;
+        spec.board.edit(|status| status.retention = Some(msg.ladder));
+        Ok(())
     }
 }
 

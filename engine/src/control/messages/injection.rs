@@ -16,6 +16,8 @@ pub enum ActorKind {
     Disk,
     /// Fills one machine's log slots.
     UploadStream,
+    /// Merges one machine's log.
+    Compactor,
     /// Speaks with one agent.
     AgentSession,
     /// Owns the configuration server's inventory.

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::MarkKind;
+use crate::vault::retention::Ladder;
 use crate::vault::segment::Packing;
 
 /// A command with the number under which it is answered.
@@ -59,6 +60,14 @@ pub enum Command {
         epoch: Epoch,
         /// Time for it, in milliseconds.
         within_ms: u64,
+    },
+    /// Keep these of the machine's points from now on. Until it was told in this life of its process, the process server
+    /// drops none.
+    SetRetention {
+        /// The machine.
+        machine: MachineId,
+        /// Which.
+        ladder: Ladder,
     },
     /// Pack the machine's frames with this from the next segment on.
     SetPacking {
@@ -279,6 +288,12 @@ pub struct MachineReport {
     /// With what its frames are packed, from the next segment on; nothing from process servers that only know one way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packing: Option<Packing>,
+    /// Which of its points stay, as it was told; `None`: it drops none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Ladder>,
+    /// What merging found and did; `None` from process servers that do not merge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merging: Option<MergingReport>,
     /// The newest committed mark that covers every disk.
     #[serde(default)]
     pub newest_mark: Option<MarkReport>,
@@ -315,6 +330,38 @@ pub struct Issue {
     pub text: String,
     /// What to do.
     pub remedy: String,
+}
+
+/// What merging found in a machine's timeline when it last looked, and did since the process server began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergingReport {
+    /// When it last looked; `None`: not yet.
+    #[serde(default)]
+    pub looked_at: Option<Timestamp>,
+    /// Points that could be read.
+    pub points: u64,
+    /// Log objects that no run stands for.
+    pub live_segments: u64,
+    /// Their size in bytes.
+    pub live_bytes: u64,
+    /// Runs.
+    pub runs: u64,
+    /// Their size in bytes.
+    pub run_bytes: u64,
+    /// Pins: holds, readers, branches.
+    pub pins: u64,
+    /// Entries that wait for their grace before they are deleted.
+    pub waiting: u64,
+    /// Merges that were committed.
+    pub merges: u64,
+    /// Bytes that they read.
+    pub read_bytes: u64,
+    /// Bytes that they wrote.
+    pub written_bytes: u64,
+    /// Objects that were deleted.
+    pub deleted_objects: u64,
+    /// Looks that failed.
+    pub failures: u64,
 }
 
 /// A committed mark, as far as RPO needs it.

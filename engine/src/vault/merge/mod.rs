@@ -13,6 +13,7 @@
 //! | `layers` | what changed on a disk between two retained positions, in order of place |
 //! | `writer` | frames and parts |
 //! | `perform` | one merge, from its sources to the manifest that names it |
+//! | `round` | one look at a timeline: a merge, a sweep, or nothing |
 //! | `sweep` | deletes what is doomed, and finds what merges that never ended left behind |
 //!
 //! Invariants. A run keeps every position that retention or a pin wants, or it is not committed (I7). Only the manifest
@@ -27,6 +28,7 @@ mod layers;
 mod perform;
 pub mod plan;
 mod records;
+mod round;
 mod sweep;
 mod writer;
 
@@ -36,6 +38,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use perform::MergeJob;
+pub use round::{Preview, Round, Rules, Standing, preview};
 pub use sweep::Swept;
 
 use crate::ids::{Epoch, RunId, Slot, TimelineId, Timestamp, WriterId};
@@ -134,6 +137,29 @@ impl std::fmt::Debug for Merger {
 }
 
 impl Merger {
+    /// The merger of a timeline.
+    pub fn new(
+        source: LogSource,
+        timeline: TimelineId,
+        keeper: ManifestKeeper,
+        owner: (Epoch, WriterId),
+        limits: MergeLimits,
+        pace: Arc<dyn Pace>,
+        clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    ) -> Self {
+        Self {
+            source,
+            timeline,
+            keeper,
+            owner,
+            limits,
+            pace,
+            clock,
+            #[cfg(any(test, feature = "testing"))]
+            mutation: None,
+        }
+    }
+
     #[cfg(any(test, feature = "testing"))]
     fn mutated(&self, mutation: Mutation) -> bool {
         self.mutation == Some(mutation)
@@ -169,6 +195,16 @@ pub enum MergeError {
         from: Slot,
         /// Last slot of the merge.
         to: Slot,
+    },
+    /// A part does not read back as it was written.
+    #[error(
+        "part {part} of run {run} does not read back as it was written: the run is not used; look at the vault's storage"
+    )]
+    ReadBack {
+        /// The run.
+        run: RunId,
+        /// The part.
+        part: u32,
     },
     /// A part vanished before the run was committed: somebody gave the run up.
     #[error("part {part} of run {run} is gone before the run was committed: merge again")]

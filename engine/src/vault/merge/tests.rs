@@ -12,6 +12,7 @@ use super::plan::{Facts, MergePolicy, retention_of};
 use crate::ids::{DiskNo, Epoch, Lsn, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::{GapReason, Record};
 use crate::vault::manifest::{Pin, PinKind};
+use crate::vault::pins::{PinError, drop_pins, put_pin, renew_pins};
 use crate::vault::read::open_vault::{Credential, OpenVault};
 use crate::vault::read::timeline::TimelineReader;
 use crate::vault::read::verify::verify;
@@ -292,5 +293,83 @@ fn two_thousand_segments_become_few_objects_and_every_hundredth_point_opens() {
             let bytes = bytes_at(&reader, DiskNo(0), point.lsn).await.expect("it reads");
             assert!(bytes == taken.disks[&DiskNo(0)], "LSN {}", point.lsn);
         }
+    });
+}
+
+fn rules(world: &World, orphans: bool) -> super::Rules {
+    let grace_micros = GRACE_S as u64 * 1_000_000;
+    super::Rules { ladder: world.ladder.clone(), policy: world.policy, grace_micros, thorough: false, orphans }
+}
+
+// I7
+#[test]
+fn looks_one_after_the_other_merge_and_sweep_until_nothing_is_due_and_a_pin_on_what_was_dropped_is_refused() {
+    block_on(async {
+        let mut world = history(24).await;
+        let mut reader = None;
+        let (mut merges, mut dropped) = (0, Vec::new());
+        loop {
+            let merger = world.merger(None);
+            merger.keeper.adopt(merger.owner.0).await.expect("the store answers");
+            let plan = retention_of(&world.log.reader().await, &world.ladder, world.now());
+            let round = merger.look(&mut reader, &rules(&world, false)).await.expect("a look");
+            world.free.extend(&plan.dropped);
+            dropped.extend(plan.dropped);
+            world.check().await.expect("what stays is right");
+            match round.merged {
+                Some(_) => merges += 1,
+                None => break,
+            }
+        }
+        assert!(merges >= 1, "{merges}");
+        world.clock.fetch_add(GRACE_S + 1, Ordering::SeqCst);
+        let merger = world.merger(None);
+        let round = merger.look(&mut reader, &rules(&world, false)).await.expect("a look");
+        assert!(round.swept.is_some_and(|swept| swept.deleted > 0), "the grace is over");
+        let round = merger.look(&mut reader, &rules(&world, false)).await.expect("a look");
+        assert_eq!((round.merged, round.swept, round.standing.doomed), (None, None, 0));
+
+        let known = reader.as_mut().expect("left for the next look");
+        let pin = |lsn: Lsn, expires_at| Pin {
+            id: "hold".into(),
+            kind: PinKind::Hold,
+            lsn,
+            created_at: Timestamp(0),
+            note: String::new(),
+            expires_at,
+        };
+        let lost = *dropped.iter().find(|lsn| !known.retains(**lsn)).expect("something was dropped");
+        let refused = put_pin(known, &merger.keeper, &pin(lost, None)).await;
+        assert!(matches!(refused, Err(PinError::Dropped(lsn)) if lsn == lost), "{refused:?}");
+        let kept = known.points()[0].lsn;
+        put_pin(known, &merger.keeper, &pin(kept, None)).await.expect("it can be read");
+        put_pin(known, &merger.keeper, &pin(kept, Some(Timestamp(9)))).await.expect("the same again");
+        let other = put_pin(known, &merger.keeper, &pin(known.points()[1].lsn, None)).await;
+        assert!(matches!(other, Err(PinError::Change(_))), "one name, one position: {other:?}");
+        let names = ["hold".to_owned(), "none".to_owned()];
+        let missing = renew_pins(&merger.keeper, &names, Timestamp(11)).await.expect("the store answers");
+        assert_eq!((missing, world.pins().await[0].expires_at), (vec!["none".to_owned()], Some(Timestamp(11))));
+        assert_eq!(drop_pins(&merger.keeper, &names).await.expect("the store answers"), 1);
+        assert_eq!(drop_pins(&merger.keeper, &names).await.expect("the store answers"), 0);
+    });
+}
+
+// I7
+#[test]
+fn nothing_is_merged_or_deleted_while_a_part_of_the_log_cannot_be_read() {
+    block_on(async {
+        let mut world = history(24).await;
+        let merger = world.merger(None);
+        let mut reader = None;
+        let round = merger.look(&mut reader, &rules(&world, false)).await.expect("a look");
+        let (_, run) = round.merged.expect("a merge is due");
+        world.clock.fetch_add(GRACE_S + 1, Ordering::SeqCst);
+        let part = crate::vault::layout::ObjectName::run_part(world.log.machine, world.log.timeline, run.id, 0);
+        world.log.store.delete(&part).await.expect("the damage");
+        let merger = world.merger(None);
+        let before = world.log.store.list("machines/", None, 10_000).await.expect("it lists");
+        let broken = merger.look(&mut None, &rules(&world, true)).await;
+        assert!(matches!(broken, Err(super::MergeError::Broken { .. })), "{broken:?}");
+        assert_eq!(world.log.store.list("machines/", None, 10_000).await.expect("it lists"), before);
     });
 }

@@ -194,7 +194,8 @@ impl<'a> RunWriter<'a> {
         part.bytes += footer.bytes.len() as u64;
         part.chunks.push(footer.bytes);
         let name = ObjectName::run_part(merger.source.machine(), merger.timeline, head.run, head.part);
-        publish(merger, &name, &footer.digest, part.chunks).await?;
+        publish(merger, &name, &footer.digest, part.chunks.clone()).await?;
+        reads_back(merger, &name, &part.chunks).await?;
         self.parts += 1;
         self.bytes += part.bytes;
         self.previous = footer.digest;
@@ -236,6 +237,24 @@ async fn publish(
         },
         Err(error) => Err(error.into()),
     }
+}
+
+/// Reads a part back and compares it byte for byte: what it replaces will be deleted, and then it is all there is (I7).
+async fn reads_back(merger: &Merger, name: &ObjectName, chunks: &[Bytes]) -> Result<(), MergeError> {
+    let (found, _) = merger.source.store().get(name).await?;
+    let mut left: &[u8] = &found;
+    let same = chunks.iter().all(|chunk| match left.split_at_checked(chunk.len()) {
+        Some((head, rest)) if head == &chunk[..] => {
+            left = rest;
+            true
+        }
+        _ => false,
+    });
+    if same && left.is_empty() {
+        return Ok(());
+    }
+    let (run, part) = name.run().expect("a part's name");
+    Err(MergeError::ReadBack { run, part })
 }
 
 /// How much of `len` bytes at `offset` goes into `room`: all of it, or up to a border of pieces, so that pieces stay whole.

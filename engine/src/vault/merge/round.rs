@@ -1,0 +1,145 @@
+//! One look at a timeline: what stays, what is merged next, what goes. What its owner does over and over; each look starts
+//! from what the vault says, so it may end anywhere and be begun again.
+//!
+//! ```text
+//!   adopt (once) ─► read the timeline ─► broken? stop ─► plan ─► merge one step ─► committed? look again
+//!                                                         └ nothing due ─► sweep what is doomed long enough
+//! ```
+//!
+//! Nothing is merged and nothing deleted while any part of the log cannot be read: what is doomed may be the last good copy
+//! of what is damaged.
+
+use super::plan::{Facts, MergePolicy, MergeStep, retention_of};
+use super::{MergeError, Merger, Swept};
+use crate::ids::{Slot, Timestamp};
+use crate::vault::manifest::Run;
+use crate::vault::read::timeline::TimelineReader;
+use crate::vault::retention::{Ladder, RetentionPlan};
+
+/// What looking is done with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Which points stay.
+    pub ladder: Ladder,
+    /// When what is merged.
+    pub policy: MergePolicy,
+    /// How long what is doomed stays, in microseconds.
+    pub grace_micros: u64,
+    /// Merge all there is, at once.
+    pub thorough: bool,
+    /// Look for what merges that never ended left behind, which lists every run.
+    pub orphans: bool,
+}
+
+/// A timeline as merging sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Points that can be read.
+    pub points: usize,
+    /// Points that the plan lets go.
+    pub dropped: usize,
+    /// Pins.
+    pub pins: usize,
+    /// Log objects that no run stands for.
+    pub live: usize,
+    /// Their size.
+    pub live_bytes: u64,
+    /// Runs.
+    pub runs: usize,
+    /// Their size.
+    pub run_bytes: u64,
+    /// Entries of the doomed list.
+    pub doomed: usize,
+    /// The first slot that counts by itself.
+    pub floor: Slot,
+}
+
+/// What a look came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Round {
+    /// The timeline before it.
+    pub standing: Standing,
+    /// The merge that was committed.
+    pub merged: Option<(MergeStep, Run)>,
+    /// What was swept, where nothing was to be merged and something was due.
+    pub swept: Option<Swept>,
+}
+
+/// What retention and merging would do to a timeline, without doing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preview {
+    /// The timeline now.
+    pub standing: Standing,
+    /// Which points stay, and why.
+    pub plan: RetentionPlan,
+    /// The next merge.
+    pub next: Option<MergeStep>,
+    /// When each doomed entry was doomed; the earliest first.
+    pub doomed_at: Vec<Timestamp>,
+}
+
+/// Looks without changing anything. The reader must have its log.
+pub fn preview(reader: &TimelineReader, ladder: &Ladder, policy: &MergePolicy, now: Timestamp) -> Preview {
+    let plan = retention_of(reader, ladder, now);
+    let facts = Facts::of(reader, &plan, ladder);
+    let next = match reader.broken() {
+        None => facts.next(policy, false),
+        Some(_) => None,
+    };
+    let mut doomed_at: Vec<Timestamp> =
+        reader.manifest().map_or(Vec::new(), |manifest| manifest.doomed.iter().map(|doomed| doomed.at()).collect());
+    doomed_at.sort_unstable();
+    Preview { standing: standing(reader, &plan, &facts), plan, next, doomed_at }
+}
+
+fn standing(reader: &TimelineReader, plan: &RetentionPlan, facts: &Facts) -> Standing {
+    let manifest = reader.manifest();
+    Standing {
+        points: plan.kept.len() + plan.dropped.len(),
+        dropped: plan.dropped.len(),
+        pins: manifest.map_or(0, |manifest| manifest.pins.len()),
+        live: facts.live.len(),
+        live_bytes: facts.live.iter().map(|live| live.bytes).sum(),
+        runs: facts.runs.len(),
+        run_bytes: facts.runs.iter().map(|run| run.bytes).sum(),
+        doomed: manifest.map_or(0, |manifest| manifest.doomed.len()),
+        floor: reader.floor(),
+    }
+}
+
+impl Merger {
+    /// Looks at the timeline under `rules` and does one thing: a merge, or a sweep, or nothing. `reader` is the timeline as
+    /// it was read last, with its log, if it was; it is brought up to date, and left for the next look.
+    pub async fn look(&self, reader: &mut Option<TimelineReader>, rules: &Rules) -> Result<Round, MergeError> {
+        let known = match reader.take() {
+            Some(mut known) => {
+                known.refresh().await?;
+                known
+            }
+            None => TimelineReader::open_with_log(self.source.clone(), self.timeline).await?,
+        };
+        if let Some(broken) = known.broken() {
+            let (from, readable) = (broken.slot, broken.slot);
+            return Err(MergeError::Broken { from, to: known.chain().next, readable });
+        }
+        let now = (self.clock)();
+        let plan = retention_of(&known, &rules.ladder, now);
+        let facts = Facts::of(&known, &plan, &rules.ladder);
+        let mut round = Round { standing: standing(&known, &plan, &facts), ..Round::default() };
+        if let Some(step) = facts.next(&rules.policy, rules.thorough) {
+            let run = self.merge(&known, &step.job(&plan)).await?;
+            round.merged = Some((step, run));
+        } else if rules.orphans || self.is_sweep_due(&known, now, rules.grace_micros) {
+            round.swept = Some(self.sweep(rules.grace_micros).await?);
+        }
+        *reader = Some(known);
+        Ok(round)
+    }
+
+    fn is_sweep_due(&self, reader: &TimelineReader, now: Timestamp, grace_micros: u64) -> bool {
+        let Some(manifest) = reader.manifest() else { return false };
+        let due = |at: Timestamp| at <= now && now.micros_since(at) >= grace_micros;
+        manifest.doomed.iter().any(|doomed| due(doomed.at()))
+            || manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now))
+    }
+}
