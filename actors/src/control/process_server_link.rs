@@ -242,7 +242,15 @@ async fn perform(room: &Arc<ControlRoom>, server: ProcessServerId, remedy: Remed
         Remedy::ForgetServed { serve } => return room.decide(NotServed { serve }).await,
         Remedy::BringKey { machine, timeline, epoch, writer } => {
             let data_key = room.vault.data_key(machine).await?;
-            Command::Assign(farshore_engine::control::messages::Assign { machine, timeline, epoch, writer, data_key })
+            Command::Assign(farshore_engine::control::messages::Assign {
+                machine,
+                timeline,
+                epoch,
+                writer,
+                data_key,
+                // The heartbeat that follows is answered with what it should be.
+                packing: None,
+            })
         }
         Remedy::Release { machine, epoch } => {
             let within_ms = room.policy.release_within.as_millis() as u64;

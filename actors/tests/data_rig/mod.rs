@@ -204,7 +204,8 @@ impl Server {
 
     pub async fn assign_as(&self, n: u8, epoch: u64, writer: WriterId) -> Result<CommandResult, Refusal> {
         let data_key = WireKey::new(*key(n).as_bytes());
-        let assign = Assign { machine: machine(n), timeline: TIMELINE, epoch: Epoch(epoch), writer, data_key };
+        let assign =
+            Assign { machine: machine(n), timeline: TIMELINE, epoch: Epoch(epoch), writer, data_key, packing: None };
         self.plane.execute(Command::Assign(assign)).await
     }
 

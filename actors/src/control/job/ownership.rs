@@ -111,15 +111,16 @@ async fn assign(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Faul
 
 async fn adopt(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Fault> {
     let machine = job.kind.machine();
-    let (assignment, timeline) = {
+    let (assignment, (timeline, packing)) = {
         let ledger = room.ledger();
         let assignment = ledger.assignments.get(&machine).cloned();
-        (assignment, ledger.machine(machine)?.timeline)
+        let known = ledger.machine(machine)?;
+        (assignment, (known.timeline, room.policy.packing_of(known)))
     };
     let Some(assignment) = assignment else { return Ok(StepOutcome::next(JobStep::Assign, "nothing is assigned")) };
     let AssignmentRecord { process_server, epoch, writer, .. } = assignment;
     let data_key = room.vault.data_key(machine).await?;
-    let command = Command::Assign(Assign { machine, timeline, epoch, writer, data_key });
+    let command = Command::Assign(Assign { machine, timeline, epoch, writer, data_key, packing: Some(packing) });
     match room.execute(process_server, command, room.policy.adopt_within).await {
         Ok(CommandResult::AssignStale { highest }) => {
             // The log knows a higher epoch than the ledger: the ledger came from an older export, or a rival was there.

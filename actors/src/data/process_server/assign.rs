@@ -27,8 +27,14 @@ impl ProcessServer {
     fn assign(&mut self, assign: &Assign, ctx: &mut Context<Self>) -> Result<(), DataError> {
         let owner = Owner { epoch: assign.epoch, writer: assign.writer };
         let (machine, key) = (assign.machine, DataKey::from_bytes(*assign.data_key.bytes()));
+        let pack = |spec: &MachineSpec| {
+            if let Some(packing) = assign.packing {
+                spec.board.edit(|status| status.packing = packing);
+            }
+        };
         if let Some(known) = self.spec.ledger.get(machine) {
             if known.owner == owner && known.timeline == assign.timeline {
+                pack(&known);
                 return self.same_again(&known, &key, ctx);
             }
             if known.owner.epoch >= owner.epoch {
@@ -40,6 +46,7 @@ impl ProcessServer {
         self.machines.dismiss(&machine);
         let here = (&self.spec.wiring, &*self.spec.ledger);
         let spec = MachineSpec::new(here, machine, assign.timeline, owner, Some(&key));
+        pack(&spec);
         info!(self.log, "a machine is assigned"; "machine" => %machine, "owner" => %owner);
         self.spec.ledger.put(spec.clone());
         Warden::admit(self, machine, spec, ctx);

@@ -160,6 +160,7 @@ mod tests {
                 epoch: crate::ids::Epoch(3),
                 writer: crate::ids::WriterId([4; 16]),
                 data_key: WireKey::new([5; 32]),
+                packing: Some("zstd:9".parse().expect("a codec")),
             }),
         });
         let body = encode(&said).expect("encodes");

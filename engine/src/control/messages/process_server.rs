@@ -44,6 +44,9 @@ pub struct Assign {
     pub writer: WriterId,
     /// The machine's data key, for memory only.
     pub data_key: WireKey,
+    /// With what its frames are packed; as it was where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packing: Option<Packing>,
 }
 
 /// What a process server is told to do.
