@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use farshore_engine::vault::store::azure::{AzureCredential, AzurePlace, AzureStore, CredentialError, RetryLimits};
+use farshore_engine::vault::store::azure::{
+    AzureCredential, AzurePages, AzurePlace, AzureStore, CredentialError, RetryLimits,
+};
 use farshore_engine::vault::store::folder::FolderStore;
 use farshore_engine::vault::store::{ObjectStore, StoreError, StoreErrorKind};
 use serde::{Deserialize, Serialize};
@@ -154,6 +156,14 @@ pub(crate) fn store_failure(error: StoreError) -> Failure {
 }
 
 impl AzureSettings {
+    /// The page blob at `azblob://account/container/name`.
+    pub(crate) fn pages(&self, url: &str, endpoint: &str, runtime: &Runtime) -> Result<AzurePages, Failure> {
+        let endpoint = Some(endpoint).filter(|text| !text.is_empty());
+        let place = AzurePlace::parse(url, endpoint).map_err(Failure::usage)?;
+        let pages = AzurePages::new(place, &self.credential()?, RetryLimits::default(), runtime.handle().clone());
+        pages.map_err(store_failure)
+    }
+
     fn credential(&self) -> Result<AzureCredential, Failure> {
         match self.auth {
             AzureAuth::Auto => self.first_that_is_there(),

@@ -5,14 +5,18 @@ mod azurite;
 mod proxy;
 
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use farshore_engine::ids::{MachineId, Slot, TimelineId};
+use farshore_engine::ids::{Epoch, MachineId, Slot, TimelineId};
+use farshore_engine::vault::keys::print_key_file;
 use farshore_engine::vault::layout::ObjectName;
-use farshore_engine::vault::store::azure::{AzureCredential, AzurePlace, AzureStore, RetryLimits};
+use farshore_engine::vault::read::test_log::TestLog;
+use farshore_engine::vault::store::azure::{AzureCredential, AzurePages, AzurePlace, AzureStore, RetryLimits};
 use farshore_engine::vault::store::folder::FolderStore;
+use farshore_engine::vault::store::pages::{PAGE_BYTES, PageTarget, PagesCreated};
 use farshore_engine::vault::store::{ObjectStore, PutOutcome, StoreErrorKind, SwapOutcome, conformance};
 use tokio::runtime::Handle;
 
@@ -164,4 +168,95 @@ fn sas(container: &str, permissions: &str) -> String {
     assert!(!signature.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
     format!("sv={version}&spr=https%2Chttp&se={}&sr=c&sp={permissions}&sig={signature}", end.replace(':', "%3A"))
+}
+
+fn page_blob(endpoint: &str, blob: &str) -> AzurePages {
+    let place = AzurePlace::parse(&format!("azblob://{ACCOUNT}/disks/{blob}"), Some(endpoint)).expect("a place");
+    let key = AzureCredential::shared_key(KEY).expect("a key");
+    AzurePages::new(place, &key, RetryLimits::default(), Handle::current()).expect("a page blob")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_blob_is_written_by_the_owner_of_the_highest_epoch_alone() {
+    let Some(azurite) = Azurite::start("azure::pages") else { return };
+    let pages = page_blob(&azurite.endpoint(), "a/disk.vhd");
+    pages.prepare().await.expect("the container is made");
+    let size = (1 << 20) + PAGE_BYTES;
+    assert_eq!(pages.create(size, Epoch(5), false).await.expect("create"), PagesCreated::Created);
+    assert_eq!(pages.create(size, Epoch(9), false).await.expect("create"), PagesCreated::AlreadyExists);
+    let data = |byte: u8, pages: usize| Bytes::from(vec![byte; pages * 512]);
+    pages.write(0, data(1, 8), Epoch(5)).await.expect("write");
+    pages.write(1 << 20, data(2, 1), Epoch(5)).await.expect("the last page");
+    assert_eq!(pages.ranges().await.expect("ranges"), [0..4096, 1 << 20..size]);
+    pages.clear(512..2048, Epoch(5)).await.expect("clear");
+    assert_eq!(pages.ranges().await.expect("ranges"), [0..512, 2048..4096, 1 << 20..size]);
+    for (offset, bytes) in [(1, data(3, 1)), (0, Bytes::from_static(b"half a page")), (0, data(3, (8 << 20) / 512))] {
+        let error = pages.write(offset, bytes, Epoch(5)).await.expect_err("no whole pages, or too many");
+        assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+    }
+    // A later owner: by claiming it, then by making it anew.
+    pages.claim(Epoch(6)).await.expect("claim");
+    for epoch in [5, 7] {
+        let error = pages.write(0, data(4, 1), Epoch(epoch)).await.expect_err("not the owner");
+        assert!(error.kind == StoreErrorKind::Refused && error.to_string().contains("somebody else"), "{error}");
+        let error = pages.clear(0..512, Epoch(epoch)).await.expect_err("not the owner");
+        assert_eq!(error.kind, StoreErrorKind::Refused, "{error}");
+    }
+    pages.claim(Epoch(5)).await.expect_err("a higher one has it");
+    pages.write(0, data(6, 1), Epoch(6)).await.expect("the owner");
+    assert_eq!(pages.create(size, Epoch(8), true).await.expect("replace"), PagesCreated::Created);
+    assert_eq!(pages.ranges().await.expect("ranges"), [], "zero all over");
+    pages.write(0, data(7, 1), Epoch(6)).await.expect_err("its blob is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_is_exported_to_a_page_blob_as_the_fixed_vhd_of_a_file() {
+    let Some(azurite) = Azurite::start("azure::export") else { return };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let mut log = TestLog::new(&[(9 << 20) + 4096]).await;
+    for n in 1..=3_u8 {
+        log.write(0, u64::from(n) << 21, &vec![n; 300_000]);
+        log.mark();
+        log.end_segment().await;
+    }
+    let key = log.wrap_in_vault("m").await;
+    std::fs::write(path("key"), print_key_file(&key).as_bytes()).expect("the key");
+    std::fs::set_permissions(path("key"), std::fs::Permissions::from_mode(0o600)).expect("its mode");
+    for line in log.store.list("", None, 1000).await.expect("it lists") {
+        let file = path("vault").join(line.name.as_str());
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        std::fs::write(file, log.object(&line.name).await).expect("an object");
+    }
+    let (endpoint, key_file, vault) = (azurite.endpoint(), path("key"), path("vault"));
+    let export = |more: Vec<String>| {
+        let mut farshore = Command::new(env!("CARGO_BIN_EXE_farshore"));
+        farshore.env_clear().env("FARSHORE_AZURE_ACCOUNT_KEY", KEY).args(["vault", "export", "--machine", "m"]);
+        farshore.args(["--format", "vhd-fixed", "--vault"]).arg(&vault).arg("--key-file").arg(&key_file).args(more);
+        tokio::task::block_in_place(|| farshore.output().expect("farshore runs"))
+    };
+    let file = export(vec!["--to".into(), path("files").display().to_string()]);
+    assert!(file.status.success(), "{}", String::from_utf8_lossy(&file.stderr));
+    let url = format!("azblob://{ACCOUNT}/disks/restored");
+    let to_blob = |more: &[&str]| {
+        let line = ["--to", &url, "--to-endpoint", &endpoint];
+        export(line.iter().chain(more).map(|word| (*word).to_owned()).collect())
+    };
+    let sent = to_blob(&[]);
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    let again = to_blob(&[]);
+    assert_eq!(again.status.code(), Some(2), "{}", String::from_utf8_lossy(&again.stderr));
+    let replaced = to_blob(&["--force"]);
+    assert!(replaced.status.success(), "{}", String::from_utf8_lossy(&replaced.stderr));
+
+    let place = AzurePlace::parse(&format!("azblob://{ACCOUNT}/disks"), Some(&endpoint)).expect("a place");
+    let key = AzureCredential::shared_key(KEY).expect("a key");
+    let store = AzureStore::new(place, &key, RetryLimits::default(), Handle::current()).expect("a store");
+    let (blob, _) = store.get(&ObjectName::listed("restored").expect("a name")).await.expect("the blob");
+    let files: Vec<_> = std::fs::read_dir(path("files")).expect("a folder").collect();
+    let file = std::fs::read(files[0].as_ref().expect("one file").path()).expect("the file");
+    assert!(blob == file, "byte for byte: {} and {}", blob.len(), file.len());
+    assert_eq!((blob.len() as u64 - PAGE_BYTES) % (1 << 20), 0, "Azure wants whole MiB and a footer");
+    let pages = page_blob(&endpoint, "restored").ranges().await.expect("ranges");
+    assert!(pages.iter().map(|range| range.end - range.start).sum::<u64>() < 2 << 20, "zeroes take no room: {pages:?}");
 }

@@ -6,13 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use farshore_actors::supervise::wall_clock;
+use farshore_engine::ids::Epoch;
 use farshore_engine::vault::export::Format;
 use farshore_engine::vault::read::restore::{RestoreError, RestorePlan, plan_as};
 use farshore_engine::vault::read::select::show_time;
+use farshore_engine::vault::read::timeline::TimelineReader;
+use farshore_engine::vault::store::pages::PageTarget;
 
 use super::access::{Access, MachineArgs, PointArgs, read_failure, runtime};
 use crate::exit::{ExitKind, Failure, Outcome};
 use crate::settings::VaultSettings;
+use crate::vault_place::store_failure;
 
 /// What to restore, and where.
 #[derive(Debug, Args)]
@@ -41,9 +46,13 @@ pub(crate) struct ExportArgs {
     /// raw, qcow2, vhd-fixed (as Azure takes it) or vhd-dynamic.
     #[arg(long)]
     format: Format,
-    /// The directory for the files: one a disk. An interrupted export of the same point goes on there.
-    #[arg(long, value_name = "DIR")]
-    to: PathBuf,
+    /// The directory for the files: one a disk. An interrupted export of the same point goes on there. Or a page blob for one
+    /// disk as vhd-fixed, ready to become a managed disk: azblob://account/container/NAME.vhd
+    #[arg(long, value_name = "DIR|URL")]
+    to: String,
+    /// Address of the blob service of that page blob's account, outside Azure's public cloud.
+    #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
+    to_endpoint: String,
     /// Replace files that are there.
     #[arg(long)]
     force: bool,
@@ -76,7 +85,10 @@ pub(super) fn run(args: &RestoreArgs, at: &VaultSettings) -> Outcome {
 
 /// The same, as files of a format.
 pub(super) fn export(args: &ExportArgs, at: &VaultSettings) -> Outcome {
-    args.what.write(at, args.format, &args.to, args.force, args.dry_run, "exported")
+    if args.to.starts_with("azblob://") {
+        return args.what.to_pages(at, args);
+    }
+    args.what.write(at, args.format, Path::new(&args.to), args.force, args.dry_run, "exported")
 }
 
 impl What {
@@ -86,7 +98,7 @@ impl What {
         vault: &farshore_engine::vault::read::open_vault::OpenVault,
         format: Format,
         to: &Path,
-    ) -> Result<RestorePlan, Failure> {
+    ) -> Result<(RestorePlan, TimelineReader), Failure> {
         let chosen = self.machine.choose(vault).await?;
         let (point, disks) = self.point.choose(&chosen)?;
         println!(
@@ -96,7 +108,8 @@ impl What {
             show_time(point.captured_at),
             point.lsn
         );
-        plan_as(&chosen.reader, point, &disks, to, format).await.map_err(failure)
+        let plan = plan_as(&chosen.reader, point, &disks, to, format).await.map_err(failure)?;
+        Ok((plan, chosen.reader))
     }
 
     fn write(
@@ -111,7 +124,7 @@ impl What {
         let runtime = runtime()?;
         let vault = self.access.open(at, &runtime)?;
         runtime.block_on(async {
-            let plan = self.plan(&vault, format, to).await?;
+            let (plan, _) = self.plan(&vault, format, to).await?;
             for disk in &plan.disks {
                 let (info, target) = (&disk.disk, disk.target.display());
                 println!("    disk {} ({} bytes, {} of data) -> {target}", info.name, info.size_bytes, disk.data_bytes);
@@ -127,11 +140,41 @@ impl What {
         })
     }
 
+    fn to_pages(&self, at: &VaultSettings, args: &ExportArgs) -> Outcome {
+        if args.format != Format::VhdFixed {
+            return Err(Failure::usage("a page blob takes --format vhd-fixed: that is what becomes a managed disk"));
+        }
+        let runtime = runtime()?;
+        let target = at.azure.pages(&args.to, &args.to_endpoint, &runtime)?;
+        let vault = self.access.open(at, &runtime)?;
+        runtime.block_on(async {
+            let (plan, reader) = self.plan(&vault, Format::VhdFixed, Path::new(".")).await?;
+            let [disk] = plan.disks.as_slice() else {
+                return Err(Failure::usage("a page blob takes one disk: name it with --disk"));
+            };
+            println!("    disk {} ({} of data) -> {}", disk.disk.name, disk.data_bytes, target.name());
+            if args.dry_run {
+                return Ok(());
+            }
+            target.prepare().await.map_err(store_failure)?;
+            // A later export to the same blob has a higher one, and ends this one.
+            let epoch = Epoch(wall_clock().0.unsigned_abs());
+            let meter = Meter::new("exported", "bytes");
+            let progress =
+                |at: farshore_engine::vault::read::restore::Progress| meter.show(at.bytes_done, at.bytes_total);
+            let exporting = plan.export_to_pages(&reader, &target, epoch, args.force, &progress);
+            let sent = exporting.await.map_err(failure)?;
+            meter.end();
+            println!("exported: {sent} bytes were sent, all else is zero");
+            Ok(())
+        })
+    }
+
     fn onto(&self, at: &VaultSettings, copy: &Path, dry_run: bool) -> Outcome {
         let runtime = runtime()?;
         let vault = self.access.open(at, &runtime)?;
         runtime.block_on(async {
-            let plan = self.plan(&vault, Format::Raw, Path::new(".")).await?;
+            let (plan, _) = self.plan(&vault, Format::Raw, Path::new(".")).await?;
             let [disk] = plan.disks.as_slice() else {
                 return Err(Failure::usage("--onto takes one disk: name it with --disk"));
             };
@@ -153,9 +196,11 @@ impl What {
 fn failure(error: RestoreError) -> Failure {
     match error {
         RestoreError::Read(error) => read_failure(error),
-        RestoreError::Exists(_) | RestoreError::TooLarge(_) | RestoreError::TooSmall { .. } => {
-            Failure::new(ExitKind::Usage, error)
-        }
+        RestoreError::Target(error) => store_failure(error),
+        RestoreError::Exists(_)
+        | RestoreError::TargetExists(_)
+        | RestoreError::TooLarge(_)
+        | RestoreError::TooSmall { .. } => Failure::new(ExitKind::Usage, error),
         other => Failure::failed(other),
     }
 }

@@ -9,6 +9,7 @@
 
 mod in_place;
 mod target;
+mod to_pages;
 
 use std::fs::{self, File};
 use std::io;
@@ -29,6 +30,7 @@ use super::volume::{Volume, VolumeLimits};
 use crate::ids::DiskNo;
 use crate::record::DiskInfo;
 use crate::vault::export::{Allocated, Format, Layout, Stamp, TooLarge};
+use crate::vault::store::StoreError;
 use target::{Identity, Partial};
 
 /// Frames on their way at once. Chosen: keeps two cores and a store with 20 ms of latency busy, in 16 MiB.
@@ -57,6 +59,12 @@ pub enum RestoreError {
     /// Something is there already.
     #[error("{} exists and is not empty: move it away, restore elsewhere, or say --force to replace it", .0.display())]
     Exists(PathBuf),
+    /// A blob is there already.
+    #[error("{0} is there already: name another, or say --force to replace it")]
+    TargetExists(String),
+    /// The target does not take it.
+    #[error(transparent)]
+    Target(#[from] StoreError),
     /// Not enough room.
     #[error("{} has {available} bytes of room and the point needs {needed}: free some, or restore elsewhere", dir.display())]
     NoRoom {

@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod faulty;
 pub mod folder;
 pub mod memory;
+pub mod pages;
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -22,6 +22,7 @@ mod blocks;
 mod credential;
 mod fault;
 mod list;
+mod pages;
 mod place;
 mod policies;
 mod retry;
@@ -56,6 +57,7 @@ use super::{
 };
 
 pub use self::credential::{AzureCredential, CredentialError};
+pub use self::pages::AzurePages;
 pub use self::place::{AzurePlace, PlaceError};
 pub use self::retry::RetryLimits;
 
