@@ -18,7 +18,7 @@ use farshore_engine::sim::mutation::Mutation;
 use farshore_engine::sim::run::{Broken, Play, Summary, minimised, run};
 
 /// What is played where nothing else is asked for.
-const SEEDS: Range<u64> = 0..1600;
+const SEEDS: Range<u64> = 0..2000;
 /// A defect that shows in no run of these is one that the simulator cannot see.
 const MUTATION_SEEDS: Range<u64> = 0..2000;
 /// Where the mutations are listed with the seeds that catch them.

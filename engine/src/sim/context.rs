@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::chance::SeededChance;
 use super::counters::{Counters, Seen};
+use super::handover::Move;
 use super::mutation::Mutation;
 use super::schedule::{Fault, Kind};
 use super::source::Value;
@@ -55,8 +56,12 @@ pub(super) enum Event {
     PowerCut(usize),
     /// A process server notices that a link is gone.
     ServerNotices(LinkNo),
-    /// A planned move goes on: from a server that releases the log to another, at the latest at a time.
-    Move { machine: usize, from: usize, to: usize, latest: Duration },
+    /// A planned move goes on.
+    Move(Move),
+    /// The agent of a machine is told where its log is now, by the server that released it.
+    Redirect { machine: usize, from: usize },
+    /// A process that has let go of its log ends.
+    LetGo { server: usize, life: u64 },
     /// There is room again on a process server's cache disk.
     RoomAgain(usize),
     /// Storage beside a machine's disks works again.

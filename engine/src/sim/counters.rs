@@ -168,6 +168,8 @@ counted! {
     Refused = "state: agent turned away",
     /// An agent was sent to the next owner.
     Redirected = "state: agent redirected",
+    /// An agent whom nobody told where its log went was let go of by the server that had released it.
+    LetGo = "state: agent of a released log let go of",
     /// An append failed.
     AppendFailed = "state: append failed, file abandoned",
 }

@@ -1,7 +1,5 @@
 //! What goes wrong with processes, machines and disks, as the schedule says.
 
-use std::time::Duration;
-
 use super::context::Event;
 use super::counters::Seen;
 use super::machine::{Copy, DISKS, MACHINES, Machine};
@@ -10,10 +8,7 @@ use super::schedule::{Fault, Kind};
 use super::source::BLOCKS;
 use super::world::{SERVERS, World, seat};
 use crate::cache::model::ModelDisk;
-use crate::protocol::Redirect;
 
-/// How long a server that releases a log may take to send what it has.
-const RELEASE: Duration = Duration::from_secs(1);
 /// What is changed behind an agent's back shows by a time that no life of it can have left, in nanoseconds.
 const BEHIND_NS: i64 = 11_000_000_000;
 
@@ -167,32 +162,6 @@ impl World {
             }
             None => entry.copy = Some(entry.copied()),
         }
-    }
-
-    /// A planned move: release the source, then assign, adopt, redirect.
-    fn begin_move(&mut self, machine: usize) {
-        let from = self.machines[machine].owner;
-        let to = (from + 1 + self.ctx.chance.below(SERVERS as u64 - 1) as usize) % SERVERS;
-        self.ctx.say("control", format!("moves machine {machine} from server {from} to server {to}"));
-        self.ctx.seen(Seen::OwnerMoved);
-        self.on_process(seat(machine, from), |process, log, ctx| process.release(log, ctx));
-        let latest = self.ctx.now + RELEASE;
-        self.ctx.within(10_000, 30_000, Event::Move { machine, from, to, latest });
-    }
-
-    pub(super) fn move_on(&mut self, machine: usize, from: usize, to: usize, latest: Duration) {
-        if self.machines[machine].owner != from {
-            return;
-        }
-        let source = seat(machine, from);
-        let released = self.seats[source].process.as_ref().is_none_or(|process| process.is_released());
-        if !released && self.ctx.now < latest {
-            return self.ctx.within(10_000, 30_000, Event::Move { machine, from, to, latest });
-        }
-        let epoch = self.machines[machine].epoch.next();
-        let redirect = Redirect { addresses: vec![format!("server {to}")], epoch };
-        self.on_process(source, |process, _, _| process.redirect(&redirect));
-        self.assign(machine, to);
     }
 
     fn fill_disk(&mut self, server: usize, fault: &Fault) {

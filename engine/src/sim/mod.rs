@@ -31,6 +31,7 @@ pub mod schedule;
 
 mod check;
 mod context;
+mod handover;
 mod life;
 mod links;
 mod log;

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::context::{Context, Event, LinkNo, ProcessEvent};
 use super::counters::Seen;
+use super::handover::Leaves;
 use super::log::ModelLog;
 use super::maker;
 use super::mutation::Mutation;
@@ -88,6 +89,8 @@ pub(super) struct Process {
     pub(super) told: Lsn,
     /// Set when the process cannot go on as it is.
     pub(super) end: Option<End>,
+    /// The log is being handed over.
+    pub(super) leaves: Leaves,
     file: Option<SegmentFile>,
     failed_writes: bool,
     tick_at: Option<Duration>,
@@ -146,7 +149,7 @@ impl Server {
         if ctx.store_fails() {
             return self.later(20_000, 100_000, ProcessEvent::TailRead, ctx);
         }
-        let Some(mut process) = self.process.take() else { return };
+        let Some(mut process) = self.process.take_if(|process| process.leaves != Leaves::Over) else { return };
         match process.begin(log, self.told.filter(|_| !self.damaged), ctx) {
             Ok(()) => self.process = Some(process),
             Err(CacheError::CacheLost { .. }) => {
@@ -183,6 +186,7 @@ impl Process {
             outgoing: Vec::new(),
             told: Lsn::ZERO,
             end: None,
+            leaves: Leaves::No,
             file: None,
             failed_writes: false,
             tick_at: None,
@@ -311,21 +315,6 @@ impl Process {
         again.iter().for_each(|dispatch| self.dispatch(dispatch, log, ctx));
     }
 
-    /// The log goes to another owner, in order: nothing more is taken, what is here is closed and sent.
-    pub(super) fn release(&mut self, log: &ModelLog, ctx: &mut Context) {
-        self.stop_taking();
-        if let Some(sequencer) = &mut self.sequencer {
-            sequencer.close_open();
-        }
-        self.upkeep(log, ctx);
-    }
-
-    /// Whether nothing is left that only this process has.
-    pub(super) fn is_released(&self) -> bool {
-        let idle = self.sequencer.as_ref().is_none_or(Sequencer::is_idle);
-        idle && self.committer.as_ref().is_none_or(|committer| committer.backlog() == 0)
-    }
-
     pub(super) fn tick(&mut self, log: &ModelLog, ctx: &mut Context) {
         if let Some(sequencer) = &mut self.sequencer {
             sequencer.tick(ctx.now);
@@ -334,7 +323,7 @@ impl Process {
     }
 
     /// After every event: append what can be, offer what is closed, look at the clock.
-    fn upkeep(&mut self, log: &ModelLog, ctx: &mut Context) {
+    pub(super) fn upkeep(&mut self, log: &ModelLog, ctx: &mut Context) {
         let Some(sequencer) = &mut self.sequencer else { return };
         let job = sequencer.take_append();
         let closed: Vec<ClosedSegment> = std::iter::from_fn(|| sequencer.take_closed()).collect();

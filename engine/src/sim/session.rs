@@ -2,6 +2,7 @@
 
 use super::context::{Context, LinkNo, ProcessEvent};
 use super::counters::Seen;
+use super::handover::Leaves;
 use super::log::ModelLog;
 use super::mutation::Mutation;
 use super::process::Process;
@@ -94,6 +95,9 @@ impl Process {
     }
 
     fn introduced(&mut self, link: LinkNo, hello: Box<Hello>, ctx: &mut Context) {
+        if self.leaves != Leaves::No {
+            return self.refuse(link, RefusalCode::NotOwner);
+        }
         if let Some(open) = self.open {
             match rival(self.hellos[&open].incarnation, &hello) {
                 Rival::Replace => self.retire_session("the same life has connected again", ctx),
@@ -107,7 +111,7 @@ impl Process {
         self.welcome_waiting(ctx);
     }
 
-    fn refuse(&mut self, link: LinkNo, code: RefusalCode) {
+    pub(super) fn refuse(&mut self, link: LinkNo, code: RefusalCode) {
         let Some(session) = self.sessions.get_mut(&link) else { return };
         for effect in session.refuse(Refusal::new(code, "not now")) {
             self.outgoing.extend(match effect {

@@ -108,7 +108,9 @@ impl World {
             Event::Fault(fault) => self.strike(&fault),
             Event::PowerCut(server) if !self.ctx.calm => self.kill(server, true),
             Event::PowerCut(_) => {}
-            Event::Move { machine, from, to, latest } => self.move_on(machine, from, to, latest),
+            Event::Move(of) => self.move_on(of),
+            Event::Redirect { machine, from } => self.redirect(machine, from),
+            Event::LetGo { server, life } => self.let_go(server, life),
             Event::RoomAgain(server) => self.seats[server].disk.set_capacity(CACHE_BYTES),
             Event::MediumAgain(machine) => self.machines[machine].media().for_each(|medium| medium.set_failing(false)),
             Event::Read(machine) => self.read(machine),
