@@ -5,6 +5,7 @@
 //! `--json` prints what the API says, lists joined over their parts; without it, tables for people.
 
 mod client;
+mod holds;
 mod perform;
 mod profile;
 mod stream;

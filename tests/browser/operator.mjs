@@ -22,6 +22,7 @@ await everyView();
 await aTokenIsMade();
 await somebodyIsTold();
 await thePolicyChanges();
+await aPointIsHeld();
 await rpoRisesAndFalls();
 await nothingMoves();
 await testFailover();
@@ -150,9 +151,25 @@ async function thePolicyChanges() {
   await page.getByRole('link', { name: machine }).click();
   await button('Edit').click();
   await page.getByLabel('Time between recovery points under load').fill('2000');
+  await page.getByLabel('Retention, as how often').fill('all:2h,1h:1d,1d:52w');
+  await button('Show what would go').click();
+  await page.getByText('points would stay').waitFor();
   await look(page, 'machine-edit');
   await dialogButton('Save').click();
   await page.getByText('every 2.0').waitFor();
+  await page.getByText('all:2h,1h:1d,1d:364d').first().waitFor();
+}
+
+async function aPointIsHeld() {
+  await button('Hold').click();
+  await page.getByLabel('Why').fill('before the upgrade');
+  await look(page, 'hold');
+  await dialogButton('Hold').click();
+  await button('Show the plan').click();
+  await page.getByText('before the upgrade').waitFor();
+  await look(page, 'retention');
+  await button('Release').click();
+  await page.getByText('The hold has ended').waitFor();
 }
 
 async function rpo() {

@@ -24,7 +24,7 @@ function item(at) {
     agent: { connected: true },
     log: { state: 'replicating', durable: at, committed: at, backlog_bytes: at * 1000 },
     rates: { shipped_bytes_per_second: at * 500, write_bytes_per_second: at * 500, uploaded_bytes_per_second: at * 300 },
-    policy: { rpo_warning_seconds: 30, rpo_critical_seconds: 300, own: false, points_kept: 'all' },
+    policy: { rpo_warning_seconds: 30, rpo_critical_seconds: 300, own: false, retention: 'all:2h,1h:1d,2h:7d,4h:15d' },
     etag: '"1"',
     allowed_operations: [],
   };

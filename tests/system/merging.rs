@@ -96,7 +96,7 @@ fn what_retention_keeps_is_right_while_process_servers_that_merge_are_killed() {
     let both: Vec<Value> = points.iter().filter(|point| is_of_both(point)).cloned().collect();
     assert!(both.len() >= 5, "points of both disks: {points:?}");
     check_all(&rig, &site, &machine, &journal);
-    for id in ids(&both).into_iter().step_by((both.len() / sized(6, 60)).max(1)) {
+    for id in ids(&both).into_iter().step_by((both.len() / sized(3, 60)).max(1)) {
         // The ladder may have let go of it since it was listed.
         if ids(&site.points(&rig, machine.name)).contains(&id) {
             check_point(&rig, &site, &machine, &id, &journal, &[]);
@@ -104,6 +104,70 @@ fn what_retention_keeps_is_right_while_process_servers_that_merge_are_killed() {
     }
     let health = site.machine(&rig, machine.name).to_string();
     assert!(!health.contains("merging_"), "merging is well: {health}");
+    machine.agent.take().expect("a running agent").stop();
+    site.up.take().expect("a running server").stop();
+    points_offline(&rig, &site, &machine, &journal);
+}
+
+/// Serves a point; gives its number and where its disks are.
+fn serve(rig: &Rig, site: &Site, machine: &Machine, point: &str) -> (String, Vec<(String, String)>) {
+    let served = site.ctl(rig, &["serve", machine.name, point, "--read-only"]);
+    let exports = served["exports"].as_array().unwrap_or_else(|| panic!("no exports in {served}"));
+    let field = |export: &Value, name: &str| export[name].as_str().expect("text").to_owned();
+    let sources = exports.iter().map(|export| (field(export, "name"), field(export, "uri"))).collect();
+    (served["id"].as_str().map_or_else(|| served["id"].to_string(), str::to_owned), sources)
+}
+
+// I7
+#[test]
+fn a_served_point_and_a_held_one_stay_right_while_retention_and_merging_run_over_them() {
+    let rig = Rig::new();
+    let mut site = hasty(&rig);
+    let mut machine = Machine::new(&rig, "served", &[("system", 32 * MIB, 512), ("data", 32 * MIB, 4096)]);
+    let token = site.token(&rig, "machine");
+    machine.start(&rig, &site, Some(&token));
+    machine.settled(&rig);
+    let mut load = Load::start(&rig, &machine, sized(40, 300), 5, 300);
+    // Three that follow each other within one step of the ladder: it keeps one of them at most.
+    let three = eventually("three points of both disks", || {
+        let points: Vec<Value> = site.points(&rig, machine.name).into_iter().filter(is_of_both).collect();
+        let newest = points.get(..3).ok_or_else(|| format!("{} points", points.len()))?;
+        Ok(ids(newest))
+    });
+    let (id, sources) = serve(&rig, &site, &machine, &three[0]);
+    let held = site.ctl(&rig, &["hold", "add", machine.name, &three[1], "--reason", "the one to keep"]);
+    assert_eq!(held["kind"], "hold", "{held}");
+    let holds = site.ctl(&rig, &["hold", "list", machine.name]);
+    let kinds: BTreeSet<&str> =
+        holds["items"].as_array().expect("holds").iter().filter_map(|hold| hold["kind"].as_str()).collect();
+    assert_eq!(kinds, BTreeSet::from(["hold", "reader"]), "{holds}");
+
+    let segments = objects(&site, "log");
+    eventually("every segment from before to be deleted", || {
+        assert!(load.runs(), "the workload outlasts the merges:\n{}", load.log_tail());
+        // The log's beginning, and fences, stay.
+        match gone(&site, "log", &segments) + 2 {
+            gone if gone >= segments.len() => Ok(()),
+            gone => Err(format!("{gone} of {}", segments.len())),
+        }
+    });
+    let listed = ids(&site.points(&rig, machine.name));
+    assert!(listed.contains(&three[0]) && listed.contains(&three[1]), "both are still points: {listed:?}");
+    let journal = load.journal.clone();
+    let finished = load.finish();
+    assert_eq!(finished, journal);
+    check(&rig, &journal, &sources, &[]);
+    check_point(&rig, &site, &machine, &three[1], &journal, &[]);
+
+    let plan = site.ctl(&rig, &["retention", machine.name, "--ladder", "all:1s"]);
+    assert!(plan["dropped"].as_u64() > Some(0), "a shorter ladder would let go of some: {plan}");
+    assert!(plan["runs"].as_u64() > Some(0), "{plan}");
+    site.ctl(&rig, &["unserve", &id]);
+    site.ctl(&rig, &["hold", "release", machine.name, held["id"].as_str().expect("an id")]);
+    eventually("nothing to be held any more", || {
+        let holds = site.ctl(&rig, &["hold", "list", machine.name]);
+        if holds["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(holds.to_string()) }
+    });
     machine.agent.take().expect("a running agent").stop();
     site.up.take().expect("a running server").stop();
     points_offline(&rig, &site, &machine, &journal);
@@ -119,7 +183,7 @@ pub(crate) fn points_offline(rig: &Rig, site: &Site, machine: &Machine, journal:
     let points = listed.as_array().expect("points").clone();
     let both: Vec<&Value> = points.iter().filter(|point| is_of_both(point)).collect();
     assert!(!both.is_empty(), "{points:?}");
-    for point in both.iter().step_by((both.len() / sized(6, 60)).max(1)) {
+    for point in both.iter().step_by((both.len() / sized(3, 60)).max(1)) {
         let to = rig.path("restored");
         let id = point["id"].as_str().expect("a point's id");
         let what = ["--machine", machine.name, "--point", id, "--to", to.to_str().expect("text")];

@@ -215,6 +215,7 @@ pub fn status(code: FaultCode) -> StatusCode {
         C::MachineUnknown
         | C::ProcessServerUnknown
         | C::PointUnknown
+        | C::HoldUnknown
         | C::ServedPointUnknown
         | C::DiskUnknown
         | C::JobUnknown

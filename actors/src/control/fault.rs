@@ -83,6 +83,9 @@ faults! {
     /// No such point.
     PointUnknown = "point_unknown", "There is no such recovery point",
         "List the machine's points and use one of them.";
+    /// No such hold.
+    HoldUnknown = "hold_unknown", "There is no such hold",
+        "List the machine's holds and use the id of one of them.";
     /// No such served point.
     ServedPointUnknown = "served_point_unknown", "There is no such served point",
         "List the served points and use the id of one of them.";

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use farshore_engine::control::messages::{Command, CommandResult, MemberRole, PointsPage};
-use farshore_engine::ids::{Lsn, MachineId, MarkId, ProcessServerId};
+use farshore_engine::control::messages::{
+    Command, CommandResult, HoldInfo, MemberRole, PointSelector, PointsPage, RetentionReport,
+};
+use farshore_engine::ids::{Chance as _, Lsn, MachineId, MarkId, ProcessServerId, Timestamp};
 use farshore_engine::record::MarkKind;
+use farshore_engine::vault::retention::Ladder;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -30,7 +33,7 @@ use super::view::{
     ServeRequest, ServedView, WebhookView,
 };
 use super::webhooks::Post;
-use crate::supervise::wall_clock;
+use crate::supervise::{OsChance, wall_clock};
 
 /// Time for a process server to answer a question.
 pub(super) const ASK_WITHIN: Duration = Duration::from_secs(15);
@@ -224,6 +227,62 @@ impl ControlPlane {
         let command = Command::RequestMark { machine, kind, label };
         match self.room.execute(server, command, ASK_WITHIN).await? {
             CommandResult::MarkRequested { mark } => Ok(mark),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What retention and merging would do to a machine's points, by its policy or by `ladder`, and what is held.
+    pub async fn retention(
+        &self,
+        machine: MachineId,
+        ladder: Option<Ladder>,
+    ) -> Result<(Ladder, RetentionReport), Fault> {
+        let (server, timeline) = self.owner(machine)?;
+        let own = self.room.ledger().machine(machine).map(|known| self.room.policy.retention_of(known))?;
+        let ladder = ladder.unwrap_or(own);
+        let data_key = self.room.vault.data_key(machine).await?;
+        let command = Command::Retention { machine, timeline, data_key, ladder: ladder.clone() };
+        match self.room.execute(server, command, ASK_WITHIN).await? {
+            CommandResult::Retention(plan) => Ok((ladder, plan)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Keeps a point, whatever its machine's retention says.
+    pub async fn hold(
+        &self,
+        caller: &Caller,
+        machine: MachineId,
+        point: PointSelector,
+        reason: String,
+        expires_at: Option<Timestamp>,
+    ) -> Result<HoldInfo, Fault> {
+        check_label(&reason, "a hold's reason")?;
+        if expires_at.is_some_and(|at| at <= wall_clock()) {
+            return Err(Fault::new(FaultCode::InvalidValue, "a hold ends in the future, or never"));
+        }
+        let (server, timeline) = self.owner(machine)?;
+        let data_key = self.room.vault.data_key(machine).await?;
+        let mut bytes = [0; 8];
+        OsChance.fill(&mut bytes);
+        let hold = format!("hold-{:016x}", u64::from_le_bytes(bytes));
+        let reason = format!("{reason} ({})", caller.name);
+        let command = Command::Hold { machine, timeline, data_key, hold, point, reason, expires_at };
+        match self.room.execute(server, command, ASK_WITHIN).await? {
+            CommandResult::Held(held) => Ok(held),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a hold.
+    pub async fn release_hold(&self, machine: MachineId, hold: String) -> Result<(), Fault> {
+        let (server, timeline) = self.owner(machine)?;
+        let data_key = self.room.vault.data_key(machine).await?;
+        let unknown = Fault::new(FaultCode::HoldUnknown, format!("hold '{hold}'"));
+        let command = Command::ReleaseHold { machine, timeline, data_key, hold };
+        match self.room.execute(server, command, ASK_WITHIN).await? {
+            CommandResult::HoldReleased { was_there: true } => Ok(()),
+            CommandResult::HoldReleased { was_there: false } => Err(unknown),
             other => Err(unexpected(&other)),
         }
     }

@@ -8,6 +8,7 @@ use farshore_engine::control::messages::{
 };
 use farshore_engine::ids::{DiskNo, MachineId, ProcessServerId, TimelineId, Timestamp};
 use farshore_engine::record::DiskInfo;
+use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 
 use super::control_room::ControlRoom;
@@ -58,6 +59,8 @@ pub struct MachineView {
     pub mark_interval: Duration,
     /// With what its frames are packed.
     pub packing: Packing,
+    /// Which of its points stay.
+    pub retention: Ladder,
     /// What its own policy says; the rest is the installation's.
     pub policy: MachinePolicy,
     /// Counts the edits of it.
@@ -238,6 +241,7 @@ pub(super) fn machine(room: &ControlRoom, ledger: &Ledger, live: &Live, machine:
         limits,
         mark_interval: room.policy.mark_interval_of(machine),
         packing: room.policy.packing_of(machine),
+        retention: room.policy.retention_of(machine),
         policy: machine.policy.clone(),
         revision: machine.revision,
         health: Health::of(&issues),

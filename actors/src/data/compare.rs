@@ -19,6 +19,7 @@ use slog::warn;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, Semaphore};
 
+use super::lease::{Lease, PinPlace};
 use super::ledger::MachineSpec;
 
 /// Parts that are read at a time. Chosen: one keeps the vault busy while the other's digests are taken.
@@ -65,6 +66,8 @@ pub(super) struct LogBefore(Arc<Mutex<Opened>>);
 #[derive(Debug, Default)]
 struct Opened {
     reader: Option<TimelineReader>,
+    /// Keeps the position readable while disks are compared with it.
+    lease: Option<Lease>,
     volumes: HashMap<DiskNo, Volume>,
 }
 
@@ -120,7 +123,18 @@ impl LogBefore {
             let source = LogSource::new(spec.wiring.config.store.clone(), spec.machine, spec.data_key());
             opened.reader = Some(TimelineReader::open(source, spec.timeline).await?);
         }
-        let reader = opened.reader.as_ref().expect("just opened");
+        let Opened { reader, lease, .. } = &mut *opened;
+        let reader = reader.as_mut().expect("just opened");
+        // A comparison may take longer than points stay. // I7
+        if lease.is_none() && reader.retains(at) {
+            let handle = spec.wiring.comparer.runtime.as_ref().expect("there until it is dropped").handle();
+            let place = PinPlace::of(&spec.wiring.config.store, reader);
+            match Lease::take("compare", place, reader, at, handle, &spec.wiring.config.log).await {
+                Ok(taken) => *lease = Some(taken),
+                Err(error) => warn!(spec.wiring.config.log, "what disks are compared with is not pinned";
+                    "machine" => %spec.machine, "why" => %error),
+            }
+        }
         let limits = VolumeLimits { map_bytes_max: MAP_BYTES_MAX, read_ahead_bytes: READ_AHEAD_BYTES };
         let volume = Volume::at(reader, disk, at, spec.wiring.comparer.frames.clone(), limits)?;
         opened.volumes.insert(disk, volume.clone());

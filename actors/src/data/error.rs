@@ -40,6 +40,9 @@ pub enum DataError {
     /// No such point.
     #[error("machine {0} has no such recovery point")]
     PointUnknown(MachineId),
+    /// Nothing more can be pinned, or not under that name.
+    #[error("keep the point: {0}")]
+    Pin(String),
     /// The point does not cover the disk.
     #[error("the recovery point does not cover disk {0}")]
     DiskUnknown(DiskNo),
@@ -83,6 +86,7 @@ impl From<DataError> for Refusal {
             DataError::Locked(_) => (RefusalCode::VaultLocked, "Start the machine's agent, or assign it with its key."),
             DataError::AgentAway(_) => (RefusalCode::NotConnected, "Start the machine's agent."),
             DataError::PointUnknown(_) => (RefusalCode::PointUnknown, "List the machine's recovery points."),
+            DataError::Pin(_) => (RefusalCode::PointUnknown, "List the machine's points and holds, then choose again."),
             DataError::DiskUnknown(_) => (RefusalCode::DiskUnknown, "List the point's disks."),
             DataError::ServeUnknown(_) => (RefusalCode::ServeUnknown, "List what is served."),
             DataError::Serve(_) => (RefusalCode::Internal, "Look at the process server's log."),

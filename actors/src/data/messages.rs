@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use farshore_engine::control::messages::{Assign, Export, PointInfo, PointSelector, PointsPage};
-use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId};
+use farshore_engine::control::messages::{
+    Assign, Export, HoldInfo, PointInfo, PointSelector, PointsPage, RetentionReport,
+};
+use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp};
 use farshore_engine::record::MarkKind;
 use farshore_engine::vault::crypto::DataKey;
 use farshore_engine::vault::retention::Ladder;
@@ -20,6 +22,54 @@ pub(super) struct AssignMachine {
     pub(super) assignment: Assign,
     /// How long to wait for the answer; adopting goes on behind it.
     pub(super) within: Duration,
+}
+
+/// What retention and merging would do.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<RetentionReport, DataError>")]
+pub(super) struct PlanRetention {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Its timeline.
+    pub(super) timeline: TimelineId,
+    /// The machine's data key.
+    pub(super) data_key: DataKey,
+    /// Which points would stay.
+    pub(super) ladder: Ladder,
+}
+
+/// Keep a point, whatever its retention says.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<HoldInfo, DataError>")]
+pub(super) struct HoldPoint {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Its timeline.
+    pub(super) timeline: TimelineId,
+    /// The machine's data key.
+    pub(super) data_key: DataKey,
+    /// Name of the hold.
+    pub(super) hold: String,
+    /// Which point.
+    pub(super) point: PointSelector,
+    /// Why.
+    pub(super) reason: String,
+    /// When it ends by itself.
+    pub(super) expires_at: Option<Timestamp>,
+}
+
+/// Keep it no longer; says whether it was there.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<bool, DataError>")]
+pub(super) struct ReleaseHold {
+    /// The machine.
+    pub(super) machine: MachineId,
+    /// Its timeline.
+    pub(super) timeline: TimelineId,
+    /// The machine's data key.
+    pub(super) data_key: DataKey,
+    /// Name of the hold.
+    pub(super) hold: String,
 }
 
 /// Keep these points of the machine from now on.

@@ -24,6 +24,7 @@ mod config;
 mod disk;
 mod error;
 mod events;
+mod lease;
 mod ledger;
 mod machine;
 mod messages;

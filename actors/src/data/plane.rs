@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use super::ledger::{Ledger, MachineSpec, find_owners};
 use super::messages::{
-    AssignMachine, CancelRestore, ListPoints, RedirectAgent, ReleaseMachine, Report, RequestMark, RestorePoint,
-    Restoring, ServePoint, SetPacking, SetRetention, StopServing,
+    AssignMachine, CancelRestore, HoldPoint, ListPoints, PlanRetention, RedirectAgent, ReleaseHold, ReleaseMachine,
+    Report, RequestMark, RestorePoint, Restoring, ServePoint, SetPacking, SetRetention, StopServing,
 };
 use super::process_server::points::PointServer;
 use super::process_server::{ProcessServer, ServerSpec};
@@ -235,6 +235,21 @@ impl DataPlane {
                 let within = Duration::from_millis(within_ms);
                 let released = self.ask(ReleaseMachine { machine, epoch, within }).await??;
                 Ok(CommandResult::Released { committed: released.committed, durable: released.durable })
+            }
+            Command::Retention { machine, timeline, data_key, ladder } => {
+                let data_key = DataKey::from_bytes(*data_key.bytes());
+                let plan = self.ask(PlanRetention { machine, timeline, data_key, ladder }).await??;
+                Ok(CommandResult::Retention(plan))
+            }
+            Command::Hold { machine, timeline, data_key, hold, point, reason, expires_at } => {
+                let data_key = DataKey::from_bytes(*data_key.bytes());
+                let ask = HoldPoint { machine, timeline, data_key, hold, point, reason, expires_at };
+                Ok(CommandResult::Held(self.ask(ask).await??))
+            }
+            Command::ReleaseHold { machine, timeline, data_key, hold } => {
+                let data_key = DataKey::from_bytes(*data_key.bytes());
+                let was_there = self.ask(ReleaseHold { machine, timeline, data_key, hold }).await??;
+                Ok(CommandResult::HoldReleased { was_there })
             }
             Command::SetRetention { machine, ladder } => {
                 self.ask(SetRetention { machine, ladder }).await??;

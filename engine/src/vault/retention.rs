@@ -13,6 +13,8 @@
 //! the future than [`CLOCKS_APART_MAX_MICROS`], clocks disagree and nothing is dropped.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +48,11 @@ pub enum BadLadder {
     /// No rung, or too many.
     #[error("a ladder has 1 to {RUNGS_MAX} rungs, this one has {0}")]
     Rungs(usize),
+    /// Not how a ladder is written.
+    #[error(
+        "'{0}' is no ladder: write rungs as how often and how long, the densest first, like all:2h,1h:1d,2h:7d,4h:15d"
+    )]
+    Text(String),
     /// A rung that reaches nowhere.
     #[error("rung {0} must reach at least one second back")]
     Empty(usize),
@@ -110,6 +117,44 @@ impl Ladder {
     /// Up to which age every point stays, in seconds.
     pub fn all_for_s(&self) -> u64 {
         self.0.iter().take_while(|rung| rung.every_s == 0).map(|rung| rung.for_s).last().unwrap_or(0)
+    }
+}
+
+/// Names of spans, the longest first.
+const SPANS: [(&str, u64); 6] =
+    [("y", 365 * DAY_S), ("w", 7 * DAY_S), ("d", DAY_S), ("h", HOUR_S), ("m", 60), ("s", 1)];
+
+/// As people write it: `all:2h,1h:1d,2h:7d,4h:15d`.
+impl fmt::Display for Ladder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = |seconds: u64| {
+            let fits = SPANS.iter().find(|(name, unit)| !matches!(*name, "y" | "w") && seconds.is_multiple_of(*unit));
+            let (name, unit) = fits.expect("every span is whole seconds");
+            format!("{}{name}", seconds / unit)
+        };
+        for (n, rung) in self.0.iter().enumerate() {
+            let every = if rung.every_s == 0 { "all".to_owned() } else { span(rung.every_s) };
+            write!(f, "{}{every}:{}", if n == 0 { "" } else { "," }, span(rung.for_s))?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Ladder {
+    type Err = BadLadder;
+
+    fn from_str(text: &str) -> Result<Self, BadLadder> {
+        let bad = || BadLadder::Text(text.chars().take(200).collect());
+        let span = |text: &str| -> Option<u64> {
+            let (name, unit) = SPANS.iter().find(|(name, _)| text.ends_with(name))?;
+            text.strip_suffix(name)?.parse::<u64>().ok()?.checked_mul(*unit)
+        };
+        let rung = |text: &str| {
+            let (every, reach) = text.trim().split_once(':')?;
+            let every_s = if every == "all" { 0 } else { span(every).filter(|every| *every > 0)? };
+            Some(Rung { every_s, for_s: span(reach)? })
+        };
+        Self::new(text.split(',').map(rung).collect::<Option<Vec<_>>>().ok_or_else(bad)?)
     }
 }
 
@@ -302,6 +347,18 @@ mod tests {
         points[last_whole + 1..].iter_mut().for_each(|point| point.complete = false);
         let plan = plan(&points, &Ladder::default(), &[], Timestamp(0));
         assert!(plan.keeps(points[last_whole].lsn));
+    }
+
+    #[test]
+    fn a_ladder_is_written_as_it_is_read() {
+        let text = "all:2h,1h:1d,2h:7d,4h:15d";
+        assert_eq!(Ladder::default().to_string(), text);
+        assert_eq!(text.parse(), Ok(Ladder::default()));
+        let years: Ladder = "all:90s, 1d:52w,1w:7y".parse().expect("a ladder");
+        assert_eq!(years.to_string().parse(), Ok(years));
+        for bad in ["", "all", "1h", "0s:1d", "all:2", "all:h", "1x:2d", "all:2h,,1h:1d", "all:99999999999999999999y"] {
+            assert!(matches!(bad.parse::<Ladder>(), Err(BadLadder::Text(_))), "{bad}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::client::Client;
 use super::table;
 use super::tokens::{TokenCommand, create_token};
 use super::verbs::{ChaosVerb, CtlCommand, TestFailoverCommand, Wait};
-use super::{stream, webhooks};
+use super::{holds, stream, webhooks};
 use crate::exit::{ExitKind, Failure, Outcome};
 
 /// Time between looks at a job.
@@ -43,7 +43,16 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
             let begun = client.post(&format!("machines/{id}/resume"), &json!({})).await?;
             return follow(client, begun, wait, show).await;
         }
-        CtlCommand::Edit { machine, name, rpo_warning, rpo_critical, mark_interval, codec, installation_policy } => {
+        CtlCommand::Edit {
+            machine,
+            name,
+            rpo_warning,
+            rpo_critical,
+            mark_interval,
+            codec,
+            retention,
+            installation_policy,
+        } => {
             let path = format!("machines/{}", client.machine_id(machine).await?);
             let seen = client.get(&path).await?;
             let mut edit = json!({});
@@ -55,6 +64,7 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
                 ("rpo_critical_seconds", rpo_critical.map(|value| json!(value))),
                 ("mark_interval_ms", mark_interval.map(|value| json!(value))),
                 ("codec", codec.as_ref().map(|value| json!(value))),
+                ("retention", retention.as_ref().map(|value| json!(value))),
             ];
             if *installation_policy || wanted.iter().any(|(_, value)| value.is_some()) {
                 // What is not named stays as it is.
@@ -107,6 +117,10 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
         }
         CtlCommand::Login => return Err(Failure::usage("login is not a request")),
         CtlCommand::Whoami => show(&[], &client.get("session").await?),
+        CtlCommand::Retention { machine, ladder } => {
+            show(&[], &holds::plan(client, machine, ladder.as_deref()).await?);
+        }
+        CtlCommand::Hold(verb) => show(verb.columns(), &holds::perform(client, verb).await?),
         CtlCommand::Points { machine, limit } => {
             let id = client.machine_id(machine).await?;
             show(table::POINTS, &client.list(&format!("machines/{id}/points"), *limit).await?);

@@ -27,6 +27,15 @@ pub(super) const POINTS: &[Column] = &[
     ("LABEL", "/label"),
     ("ID", "/id"),
 ];
+/// What keeps points, whatever retention says.
+pub(super) const HOLDS: &[Column] = &[
+    ("KIND", "/kind"),
+    ("LSN", "/lsn"),
+    ("POINT", "/point/captured_at"),
+    ("UNTIL", "/expires_at"),
+    ("REASON", "/reason"),
+    ("ID", "/id"),
+];
 /// Disks of one served point.
 pub(super) const EXPORTS: &[Column] = &[("DISK", "/name"), ("BYTES", "/size_bytes"), ("URI", "/uri")];
 /// Served points.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::holds::HoldVerb;
 use super::tokens::TokenCommand;
 use super::webhooks::WebhookVerb;
 
@@ -88,6 +89,10 @@ pub(super) enum CtlCommand {
         /// What its data is packed with: snappy, zstd, or zstd:<level> with a level of 1 to 19.
         #[arg(long)]
         codec: Option<String>,
+        /// Which of its points stay: how often and how long, the densest first, as all:2h,1h:1d,2h:7d,4h:15d. Look first:
+        /// `retention MACHINE --ladder ...`.
+        #[arg(long, value_name = "LADDER")]
+        retention: Option<String>,
         /// Drop its own policy first: the installation's counts, but for what is named here.
         #[arg(long)]
         installation_policy: bool,
@@ -120,6 +125,17 @@ pub(super) enum CtlCommand {
         #[arg(long, default_value_t = POINTS_DEFAULT)]
         limit: usize,
     },
+    /// What retention would do to a machine's points; changes nothing.
+    Retention {
+        /// Name or id.
+        machine: String,
+        /// By this ladder instead of the machine's: as all:2h,1h:1d,2h:7d,4h:15d.
+        #[arg(long)]
+        ladder: Option<String>,
+    },
+    /// Points that stay, whatever retention says.
+    #[command(subcommand)]
+    Hold(HoldVerb),
     /// Serve a recovery point's disks over NBD at the machine's process server.
     Serve {
         /// Name or id.
@@ -315,6 +331,8 @@ impl CtlCommand {
             C::Job { wait, .. } => !wait.wait,
             C::TestFailover(command) => matches!(command, TestFailoverCommand::List | TestFailoverCommand::Show { .. }),
             C::Webhook(verb) => verb.looks(),
+            C::Hold(verb) => verb.looks(),
+            C::Retention { .. } => true,
             C::Chaos(verb) => matches!(verb, ChaosVerb::List),
             C::Token(command) => matches!(command, TokenCommand::List { .. }),
             C::Machines | C::Machine { .. } | C::History { .. } | C::Points { .. } | C::Served { .. } => true,

@@ -242,7 +242,7 @@ fn shown(api: &Api, id: MachineId) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().insert_header((ETAG, body.etag.clone())).json(body))
 }
 
-/// What is wanted of a machine's protection. Every recovery point is kept.
+/// What is wanted of a machine's protection.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct PolicyBody {
     /// RPO from which it is in warning.
@@ -253,12 +253,12 @@ pub struct PolicyBody {
     pub mark_interval_ms: u64,
     /// What its data is packed with: `snappy`, or `zstd:` and a level.
     pub codec: String,
+    /// Which points stay: rungs of how often and how long, the densest first.
+    pub retention: String,
     /// Some of these are the machine's own; otherwise all are the installation's.
     pub own: bool,
     /// What the machine's own policy says; what is null there is the installation's.
     pub wanted: PolicyEdit,
-    /// `all`: all points are kept.
-    pub points_kept: &'static str,
 }
 
 fn policy(view: &MachineView) -> PolicyBody {
@@ -267,14 +267,15 @@ fn policy(view: &MachineView) -> PolicyBody {
         rpo_critical_seconds: view.limits.critical.as_secs(),
         mark_interval_ms: view.mark_interval.as_millis() as u64,
         codec: view.packing.to_string(),
+        retention: view.retention.to_string(),
         own: view.policy != MachinePolicy::default(),
         wanted: PolicyEdit {
             rpo_warning_seconds: view.policy.rpo_warning_seconds,
             rpo_critical_seconds: view.policy.rpo_critical_seconds,
             mark_interval_ms: view.policy.mark_interval_ms,
             codec: view.policy.packing.map(|packing| packing.to_string()),
+            retention: view.policy.retention.as_ref().map(ToString::to_string),
         },
-        points_kept: "all",
     }
 }
 
@@ -285,7 +286,7 @@ fn wanted_policy(edit: &PolicyEdit) -> Result<MachinePolicy, Fault> {
         rpo_critical_seconds: edit.rpo_critical_seconds,
         mark_interval_ms: edit.mark_interval_ms,
         packing: packing.map_err(|error| Fault::new(FaultCode::InvalidValue, error.to_string()))?,
-        retention: None,
+        retention: edit.retention.as_deref().map(super::retention::ladder).transpose()?,
     })
 }
 
@@ -313,6 +314,9 @@ pub struct PolicyEdit {
     pub rpo_critical_seconds: Option<u64>,
     /// Time between recovery points under load, 100 to 3600000 milliseconds. Its agent follows at once, or when it is back.
     pub mark_interval_ms: Option<u64>,
+    /// Which points stay: rungs of how often and how long, the densest first, as `all:2h,1h:1d,2h:7d,4h:15d`. What a
+    /// shorter ladder lets go of cannot be had back: look at the plan first.
+    pub retention: Option<String>,
     /// What its data is packed with: `snappy`, `zstd`, or `zstd:` and a level of 1 to 19. Counts from its next segment on;
     /// what is in the vault stays as it is.
     pub codec: Option<String>,

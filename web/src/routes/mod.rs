@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod overview;
 pub mod points;
 pub mod process_servers;
+pub mod retention;
 pub mod served;
 pub mod session;
 pub mod stream;
@@ -51,6 +52,9 @@ routes! {
     overview::get_machine_history,
     points::list_points,
     points::request_mark,
+    retention::plan_retention,
+    retention::hold_point,
+    retention::release_hold,
     served::list_served_points,
     served::get_served_point,
     served::serve_point,

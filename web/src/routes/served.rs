@@ -121,7 +121,7 @@ pub struct ServeBody {
     pub read_only: bool,
 }
 
-fn selector(text: &str) -> Result<PointSelector, Problem> {
+pub(crate) fn selector(text: &str) -> Result<PointSelector, Problem> {
     if text == "latest" {
         return Ok(PointSelector::Newest);
     }

@@ -190,3 +190,47 @@ async fn a_job_that_waits_is_called_off_and_done_again_when_it_can_be() {
     assert_ne!(again.body["id"], begun.body["id"]);
     site.stop().await;
 }
+
+#[actix_web::test]
+async fn retention_is_a_policy_whose_plan_is_shown_before_and_points_are_held_by_operators() {
+    let site = Site::start().await;
+    let (_, _link) = site.join("one").await;
+    site.enrol("db").await;
+    let shown = owned(&site, "db").await;
+    assert_eq!(shown["policy"]["retention"], "all:2h,1h:1d,2h:7d,4h:15d");
+    let plan_by = |ladder: &str| {
+        let path = format!("/api/v1/machines/db/retention?ladder={ladder}");
+        site.send(site.bare("GET", &path).bearer_auth(&site.admin))
+    };
+    let plan = plan_by("all:1h,1d:2y").await;
+    assert_eq!((plan.status, &plan.body["ladder"]), (200, &json!("all:1h,1d:730d")), "{plan:?}");
+    assert_eq!((&plan.body["dropped"], &plan.body["kept"][0]["points"]), (&json!(1), &json!(4)));
+    plan_by("often").await.is_problem(422, "invalid_value");
+    let edit = |etag: &str, retention: &str| {
+        let body = json!({ "policy": { "retention": retention } });
+        let request = site.bare("PATCH", "/api/v1/machines/db").bearer_auth(&site.admin).json(&body);
+        site.send(request.header("if-match", etag.to_owned()))
+    };
+    let etag = shown["etag"].as_str().expect("an etag");
+    edit(etag, "1h:1d,all:2h").await.is_problem(422, "invalid_value");
+    let edited = edit(etag, "all:1h,1d:1y").await;
+    assert_eq!((edited.status, &edited.body["policy"]["retention"]), (200, &json!("all:1h,1d:365d")), "{edited:?}");
+
+    let hold =
+        |body: Value| site.send(site.bare("POST", "/api/v1/machines/db/holds").bearer_auth(&site.admin).json(&body));
+    let held =
+        hold(json!({ "point": "latest", "reason": "before the upgrade", "expires_at": "2999-01-01T00:00:00Z" })).await;
+    assert_eq!((held.status, &held.body["kind"]), (201, &json!("hold")), "{held:?}");
+    assert_eq!(held.body["expires_at"], "2999-01-01T00:00:00Z");
+    hold(json!({ "point": "latest", "reason": "late", "expires_at": "1999-01-01T00:00:00Z" }))
+        .await
+        .is_problem(422, "invalid_value");
+    hold(json!({ "point": "latest", "reason": "" })).await.is_problem(422, "invalid_value");
+    let release = |id: &str| {
+        let path = format!("/api/v1/machines/db/holds/{id}");
+        site.send(site.bare("DELETE", &path).bearer_auth(&site.admin))
+    };
+    assert_eq!(release(held.body["id"].as_str().expect("an id")).await.status, 204);
+    release("reader-1").await.is_problem(404, "hold_unknown");
+    site.stop().await;
+}

@@ -18,6 +18,7 @@ use farshore_engine::control::tls::TlsConnect;
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, Timestamp};
 use farshore_engine::record::{DiskInfo, MarkKind};
 use farshore_engine::transport::{KeyRequest, Peers, Trust, tls};
+use farshore_engine::vault::manifest::PinKind;
 use farshore_engine::vault::segment::Packing;
 use farshore_engine::vault::store::folder::FolderStore;
 use farshore_web::{Server, ServerConfig};
@@ -290,6 +291,25 @@ impl DataPort for Played {
             }
             Command::CancelRestore { .. } => CommandResult::Done,
             Command::Chaos(_) => CommandResult::Chaos(Chaos::new(false).execute(ChaosCommand::List)),
+            Command::Retention { .. } => CommandResult::Retention(RetentionReport {
+                counted_from: Timestamp(9),
+                kept: vec![("0".into(), 4)],
+                dropped: 1,
+                dropped_first: vec![point(1)],
+                standing: MergingReport::default(),
+                next_merge: None,
+                holds: vec![],
+            }),
+            Command::Hold { hold, reason, expires_at, .. } => CommandResult::Held(HoldInfo {
+                hold,
+                kind: PinKind::Hold,
+                lsn: Lsn(30),
+                point: Some(point(3)),
+                reason,
+                created_at: Timestamp(1),
+                expires_at,
+            }),
+            Command::ReleaseHold { hold, .. } => CommandResult::HoldReleased { was_there: hold.starts_with("hold-") },
             Command::RequestMark { .. } => CommandResult::MarkRequested { mark: MarkId([4; 16]) },
         })
     }

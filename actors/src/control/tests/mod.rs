@@ -375,6 +375,9 @@ fn answer(inner: &mut Inner, command: Command) -> Result<CommandResult, Refusal>
             Ok(CommandResult::Restored { directory: "/var/lib/farshore/restored/1".into(), total_bytes: 1 << 20 })
         }
         Command::CancelRestore { .. } => Ok(CommandResult::Done),
+        Command::Retention { .. } | Command::Hold { .. } | Command::ReleaseHold { .. } => {
+            Err(Refusal::new(RefusalCode::PointUnknown, "no points here", ""))
+        }
         Command::Chaos(_) => Err(Refusal::new(RefusalCode::Internal, "no faults here", "")),
         Command::RequestMark { .. } => Ok(CommandResult::MarkRequested { mark: MarkId([4; 16]) }),
     }

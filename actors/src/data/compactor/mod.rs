@@ -10,7 +10,7 @@
 //!   adopt the manifest (at the fence) ─► retention known? ─ no ─► wait: nothing is dropped by a guess
 //!        ▲ later                           │ yes
 //!        └─ failed             due? ─► look ─┬ merged ─► look again
-//!                                │           ├ swept, nothing ─► wait until something may be due
+//!                                │           ├ nothing merged ─► wait until something may be due
 //!                                └───────────┴ fenced ─► never again
 //! ```
 //!
@@ -268,7 +268,7 @@ impl Compactor {
                 runs: standing.runs as u64,
                 run_bytes: standing.run_bytes,
                 pins: standing.pins as u64,
-                waiting: if round.swept.is_some() { swept.waiting } else { standing.doomed as u64 },
+                waiting: round.swept.as_ref().map_or(standing.doomed as u64, |swept| swept.waiting),
                 deleted_objects: merging.deleted_objects + swept.deleted,
                 ..merging.clone()
             };

@@ -11,6 +11,7 @@
 mod assign;
 mod cache;
 mod cpu;
+mod holds;
 mod listen;
 pub(super) mod points;
 mod restores;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use farshore_engine::control::messages::{Export, PointInfo, PointSelector, PointsPage};
-use farshore_engine::ids::{DiskNo, MachineId, TimelineId};
+use farshore_engine::ids::{DiskNo, Lsn, MachineId, TimelineId};
 use farshore_engine::nbd::export::Export as NbdExport;
 use farshore_engine::nbd::server::{NbdServer, ServerOptions};
 use farshore_engine::vault::crypto::DataKey;
@@ -26,6 +26,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::ProcessServer;
 use super::restores::Restores;
 use crate::data::DataError;
+use crate::data::lease::{Lease, PinPlace};
 use crate::data::messages::{CancelRestore, ListPoints, RestorePoint, Restoring, ServePoint, Served, StopServing};
 
 /// Threads that fetch for served points.
@@ -37,12 +38,14 @@ const READERS_MAX: usize = 4;
 struct ServedPoint {
     answer: Served,
     _server: NbdServer,
+    /// Behind the server: it is served no more when this ends.
+    _lease: Lease,
 }
 
 /// Lists and serves points.
 pub(in crate::data) struct PointServer {
     dir: PathBuf,
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
     cache_bytes: usize,
     log: Logger,
     runtime: Option<Runtime>,
@@ -101,7 +104,7 @@ impl PointServer {
     }
 
     /// The machine's log up to now.
-    async fn reader(
+    pub(super) async fn reader(
         &self,
         machine: MachineId,
         timeline: TimelineId,
@@ -127,16 +130,17 @@ impl PointServer {
         if let Some(known) = self.restores.look(msg.restore) {
             return known;
         }
-        let reader = self.reader(msg.machine, msg.timeline, &msg.data_key).await?;
+        let mut reader = self.reader(msg.machine, msg.timeline, &msg.data_key).await?;
         let point = choose(&reader, msg.point).ok_or(DataError::PointUnknown(msg.machine))?;
         if let Some(missing) = msg.disks.iter().find(|disk| !point.disks.contains(disk)) {
             return Err(DataError::DiskUnknown(*missing));
         }
+        let lease = self.lease("restore", &mut reader, point.lsn).await?;
         let handle = self.runtime.as_ref().expect("there until it is dropped").handle();
         let directory = self.dir.join("restored").join(msg.restore.to_string());
         info!(self.log, "a point is being restored"; "restore" => msg.restore, "machine" => %msg.machine,
             "mark" => %point.id, "directory" => %directory.display());
-        self.restores.begin(msg.restore, directory, reader, point, msg.disks, handle);
+        self.restores.begin(msg.restore, directory, (reader, lease), point, msg.disks, handle);
         Ok(Restoring::UnderWay { done_bytes: 0, total_bytes: 0 })
     }
 
@@ -150,13 +154,15 @@ impl PointServer {
         if let Some(known) = self.served.lock().get(&msg.serve) {
             return Ok(known.answer.clone());
         }
-        let reader = self.reader(msg.machine, msg.timeline, &msg.data_key).await?;
+        let mut reader = self.reader(msg.machine, msg.timeline, &msg.data_key).await?;
         let point = choose(&reader, msg.point).ok_or(DataError::PointUnknown(msg.machine))?;
         if let Some(missing) = msg.disks.iter().find(|disk| !point.disks.contains(disk)) {
             return Err(DataError::DiskUnknown(*missing));
         }
+        // Before the first read: retention may want to drop it in the next moment. // I7
+        let lease = self.lease("serve", &mut reader, point.lsn).await?;
         let disks = if msg.disks.is_empty() { point.disks.clone() } else { msg.disks.clone() };
-        let served = self.start_serving(&msg, &reader, point, &disks)?;
+        let served = self.start_serving(&msg, (&reader, lease), point, &disks)?;
         let answer = served.answer.clone();
         let before = self.served.lock().insert(msg.serve, served);
         drop(before);
@@ -168,7 +174,7 @@ impl PointServer {
     fn start_serving(
         &self,
         msg: &ServePoint,
-        reader: &TimelineReader,
+        (reader, lease): (&TimelineReader, Lease),
         point: RecoveryPoint,
         disks: &[DiskNo],
     ) -> Result<ServedPoint, DataError> {
@@ -198,11 +204,18 @@ impl PointServer {
             serving.push(Arc::new(VolumeExport::new(volume, name, overlay, handle.clone(), &self.log)));
         }
         server.set_exports(serving);
-        Ok(ServedPoint { answer: Served { point: info_of(point), exports }, _server: server })
+        Ok(ServedPoint { answer: Served { point: info_of(point), exports }, _server: server, _lease: lease })
+    }
+
+    /// Keeps a position readable while the lease is held.
+    async fn lease(&self, what: &str, reader: &mut TimelineReader, lsn: Lsn) -> Result<Lease, DataError> {
+        let handle = self.runtime.as_ref().expect("there until it is dropped").handle();
+        let place = PinPlace::of(&self.store, reader);
+        Lease::take(what, place, reader, lsn, handle, &self.log).await.map_err(DataError::from)
     }
 }
 
-fn choose(reader: &TimelineReader, point: PointSelector) -> Option<RecoveryPoint> {
+pub(super) fn choose(reader: &TimelineReader, point: PointSelector) -> Option<RecoveryPoint> {
     match point {
         PointSelector::Newest => reader.newest(),
         PointSelector::Mark { mark } => reader.point(mark),
@@ -210,7 +223,7 @@ fn choose(reader: &TimelineReader, point: PointSelector) -> Option<RecoveryPoint
     }
 }
 
-fn info_of(point: RecoveryPoint) -> PointInfo {
+pub(super) fn info_of(point: RecoveryPoint) -> PointInfo {
     PointInfo {
         mark: point.id,
         lsn: point.lsn,

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::data::DataError;
+use crate::data::lease::Lease;
 use crate::data::messages::Restoring;
 
 /// Restores that are remembered after their end.
@@ -59,7 +60,7 @@ impl Restores {
         &self,
         restore: u64,
         directory: PathBuf,
-        reader: TimelineReader,
+        (reader, lease): (TimelineReader, Lease),
         point: RecoveryPoint,
         disks: Vec<DiskNo>,
         handle: &Handle,
@@ -70,6 +71,8 @@ impl Restores {
         let disks = if disks.is_empty() { point.disks.clone() } else { disks };
         // A thread of its own: files are written and synced in it.
         handle.spawn_blocking(move || {
+            // Until the last file is written, or given up.
+            let _lease = lease;
             fetch.block_on(async {
                 tokio::select! {
                     ended = perform(&reader, point, &disks, &dir, &told) => {

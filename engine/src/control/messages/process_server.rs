@@ -10,6 +10,7 @@ use super::{
 };
 use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::MarkKind;
+use crate::vault::manifest::PinKind;
 use crate::vault::retention::Ladder;
 use crate::vault::segment::Packing;
 
@@ -63,6 +64,46 @@ pub enum Command {
         epoch: Epoch,
         /// Time for it, in milliseconds.
         within_ms: u64,
+    },
+    /// What retention and merging would do to a machine's timeline, and what is held there. Changes nothing.
+    Retention {
+        /// The machine.
+        machine: MachineId,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The machine's data key, for memory only.
+        data_key: WireKey,
+        /// Which points would stay.
+        ladder: Ladder,
+    },
+    /// Keep a point, whatever its retention says. The same name and point again takes the new reason and expiry.
+    Hold {
+        /// The machine.
+        machine: MachineId,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The machine's data key, for memory only.
+        data_key: WireKey,
+        /// Name of the hold.
+        hold: String,
+        /// Which point.
+        point: PointSelector,
+        /// Why.
+        reason: String,
+        /// When it ends by itself.
+        #[serde(default)]
+        expires_at: Option<Timestamp>,
+    },
+    /// Keep it no longer. Answered `Released` by how many there were.
+    ReleaseHold {
+        /// The machine.
+        machine: MachineId,
+        /// Its timeline.
+        timeline: TimelineId,
+        /// The machine's data key, for memory only.
+        data_key: WireKey,
+        /// Name of the hold.
+        hold: String,
     },
     /// Keep these of the machine's points from now on. Until it was told in this life of its process, the process server
     /// drops none.
@@ -205,6 +246,15 @@ pub enum CommandResult {
         directory: String,
         /// Bytes of data in them.
         total_bytes: u64,
+    },
+    /// To `Retention`.
+    Retention(RetentionReport),
+    /// To `Hold`.
+    Held(HoldInfo),
+    /// To `ReleaseHold`.
+    HoldReleased {
+        /// It was there.
+        was_there: bool,
     },
     /// To `RequestMark`.
     MarkRequested {
@@ -365,6 +415,47 @@ pub struct MergingReport {
     pub deleted_objects: u64,
     /// Looks that failed.
     pub failures: u64,
+}
+
+/// What keeps a position readable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldInfo {
+    /// Its name.
+    pub hold: String,
+    /// `hold`: an operator's; `reader`: a served point or the like; `branch`: a timeline begins there.
+    pub kind: PinKind,
+    /// The position.
+    pub lsn: Lsn,
+    /// The point there, where there is one.
+    #[serde(default)]
+    pub point: Option<PointInfo>,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What retention and merging would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionReport {
+    /// The time that ages were counted from.
+    pub counted_from: Timestamp,
+    /// Points that stay, by why: the number of a rung, or `pinned`, `newest`, `clocks_apart`.
+    pub kept: Vec<(String, u64)>,
+    /// How many points go.
+    pub dropped: u64,
+    /// The first of them, oldest first.
+    pub dropped_first: Vec<PointInfo>,
+    /// The timeline now.
+    pub standing: MergingReport,
+    /// The next merge: why, from, to, bytes that it reads.
+    #[serde(default)]
+    pub next_merge: Option<(String, Slot, Slot, u64)>,
+    /// What is held.
+    pub holds: Vec<HoldInfo>,
 }
 
 /// A committed mark, as far as RPO needs it.

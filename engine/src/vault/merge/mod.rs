@@ -13,7 +13,7 @@
 //! | `layers` | what changed on a disk between two retained positions, in order of place |
 //! | `writer` | frames and parts |
 //! | `perform` | one merge, from its sources to the manifest that names it |
-//! | `round` | one look at a timeline: a merge, a sweep, or nothing |
+//! | `round` | one look at a timeline: a sweep, a merge, both, or nothing |
 //! | `sweep` | deletes what is doomed, and finds what merges that never ended left behind |
 //!
 //! Invariants. A run keeps every position that retention or a pin wants, or it is not committed (I7). Only the manifest

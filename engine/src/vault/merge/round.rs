@@ -2,8 +2,9 @@
 //! from what the vault says, so it may end anywhere and be begun again.
 //!
 //! ```text
-//!   adopt (once) ─► read the timeline ─► broken? stop ─► plan ─► merge one step ─► committed? look again
-//!                                                         └ nothing due ─► sweep what is doomed long enough
+//!   adopt (once) ─► read the timeline ─► broken? stop ─► sweep what is doomed long enough ─► plan ─► merge one step
+//!                        ▲                                                                           │ committed
+//!                        └───────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Nothing is merged and nothing deleted while any part of the log cannot be read: what is doomed may be the last good copy
@@ -61,7 +62,7 @@ pub struct Round {
     pub standing: Standing,
     /// The merge that was committed.
     pub merged: Option<(MergeStep, Run)>,
-    /// What was swept, where nothing was to be merged and something was due.
+    /// What was swept, where something was due.
     pub swept: Option<Swept>,
 }
 
@@ -108,7 +109,7 @@ fn standing(reader: &TimelineReader, plan: &RetentionPlan, facts: &Facts) -> Sta
 }
 
 impl Merger {
-    /// Looks at the timeline under `rules` and does one thing: a merge, or a sweep, or nothing. `reader` is the timeline as
+    /// Looks at the timeline under `rules`: sweeps what is due, and makes one merge where one is. `reader` is the timeline as
     /// it was read last, with its log, if it was; it is brought up to date, and left for the next look.
     pub async fn look(&self, reader: &mut Option<TimelineReader>, rules: &Rules) -> Result<Round, MergeError> {
         let known = match reader.take() {
@@ -126,11 +127,13 @@ impl Merger {
         let plan = retention_of(&known, &rules.ladder, now);
         let facts = Facts::of(&known, &plan, &rules.ladder);
         let mut round = Round { standing: standing(&known, &plan, &facts), ..Round::default() };
+        // Before the merge: under a load that always leaves something to merge nothing else would ever be deleted.
+        if rules.orphans || self.is_sweep_due(&known, now, rules.grace_micros) {
+            round.swept = Some(self.sweep(rules.grace_micros).await?);
+        }
         if let Some(step) = facts.next(&rules.policy, rules.thorough) {
             let run = self.merge(&known, &step.job(&plan)).await?;
             round.merged = Some((step, run));
-        } else if rules.orphans || self.is_sweep_due(&known, now, rules.grace_micros) {
-            round.swept = Some(self.sweep(rules.grace_micros).await?);
         }
         *reader = Some(known);
         Ok(round)

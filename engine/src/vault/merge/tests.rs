@@ -373,3 +373,24 @@ fn nothing_is_merged_or_deleted_while_a_part_of_the_log_cannot_be_read() {
         assert_eq!(world.log.store.list("machines/", None, 10_000).await.expect("it lists"), before);
     });
 }
+
+#[test]
+fn a_log_in_which_something_is_always_to_be_merged_is_swept_all_the_same() {
+    block_on(async {
+        let mut world = history(8).await;
+        let (mut reader, mut deleted) = (None, 0);
+        for _ in 0..6 {
+            for n in 0..40 {
+                world.write(0, n % SECTORS, 2);
+                world.log.mark();
+                world.end_segment().await;
+            }
+            world.clock.fetch_add(GRACE_S + 1, Ordering::SeqCst);
+            let merger = world.merger(None);
+            let round = merger.look(&mut reader, &rules(&world, false)).await.expect("a look");
+            assert!(round.merged.is_some(), "there is always something");
+            deleted += round.swept.map_or(0, |swept| swept.deleted);
+        }
+        assert!(deleted > 0, "what the first merges replaced is gone");
+    });
+}

@@ -8,6 +8,7 @@ import { machineName, now, servers } from '../live/store';
 import { go } from '../router';
 import { DialogForm, showDialog } from '../ui/dialog';
 import { tell } from '../ui/toast';
+import { LadderField } from './retention';
 
 export function may(item: { allowed_operations: string[] }, operation: string): boolean {
   return item.allowed_operations.includes(operation);
@@ -188,9 +189,10 @@ function EditDialog({ machine }: { machine: Machine }) {
   const [warning, setWarning] = useState(own(wanted.rpo_warning_seconds));
   const [critical, setCritical] = useState(own(wanted.rpo_critical_seconds));
   const [codec, setCodec] = useState(wanted.codec ?? '');
+  const [retention, setRetention] = useState(wanted.retention ?? '');
   const [marks, setMarks] = useState(own(wanted.mark_interval_ms));
   const act = async () => {
-    const next = { rpo_warning_seconds: whole(warning), rpo_critical_seconds: whole(critical), mark_interval_ms: whole(marks), codec: codec === '' ? null : codec };
+    const next = { rpo_warning_seconds: whole(warning), rpo_critical_seconds: whole(critical), mark_interval_ms: whole(marks), codec: codec === '' ? null : codec, retention: retention.trim() === '' ? null : retention.trim() };
     await edit(`machines/${machine.id}`, machine.etag, { name, policy: next });
     tell('Saved', name);
   };
@@ -217,7 +219,8 @@ function EditDialog({ machine }: { machine: Machine }) {
           {codecs(codec).map((one) => <option key={one} value={one}>{one}</option>)}
         </select>
       </label>
-      <p class="quiet">Empty: as the installation has it. All recovery points are kept.</p>
+      <LadderField machine={machine} value={retention} set={setRetention} />
+      <p class="quiet">Empty: as the installation has it. What a shorter retention lets go of cannot be had back.</p>
     </DialogForm>
   );
 }

@@ -13,6 +13,7 @@ import { Chart, Legend, type Line } from '../ui/chart';
 import { Timeline } from '../ui/timeline';
 import { tellTrouble } from '../ui/toast';
 import { editMachine, may, moveMachine, pause, removeMachine, restore, resume, takeMark, testFailover } from './actions';
+import { RetentionCard, hold } from './retention';
 import { EventList, IssueList, JobList, ServedCard } from './lists';
 
 function Actions({ machine }: { machine: MachineItem }) {
@@ -85,7 +86,7 @@ function PointsCard({ machine }: { machine: MachineItem }) {
       </div>
       <p class="card-foot">
         <span>
-          {plural(inSight, 'point')} in sight. All points are kept.
+          {plural(inSight, 'point')} in sight.
         </span>
         {more && (
           <button type="button" class="link" onClick={() => void points.reach(from)}>
@@ -113,6 +114,7 @@ function PointFacts({ point, machine, follows }: { point: Point; machine: Machin
       </div>
       {may(point, 'serve') && mayOperate.value && (
         <div class="point-actions">
+          <Button onClick={() => hold(machine, point)}>Hold</Button>
           {may(machine, 'restore') && <Button onClick={() => restore(machine, point)}>Restore to images</Button>}
           {may(machine, 'test_failover') && (
             <Button icon="lab" onClick={() => testFailover(machine, point)}>
@@ -285,6 +287,7 @@ export function Machine({ id }: { id: string }) {
           </Card>
         </div>
         <div class="stack">
+          <RetentionCard machine={machine} />
           <Card title="Jobs" flush>{journal.jobs.length === 0 ? <Empty icon="jobs" title="No jobs" /> : <JobList jobs={journal.jobs} withMachine={false} />}</Card>
           <Card title="Events" flush>{journal.events.length === 0 ? <Empty icon="events" title="No events" /> : <EventList events={journal.events} withSubject={false} />}</Card>
         </div>
