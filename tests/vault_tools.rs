@@ -134,6 +134,16 @@ fn verify_ends_with_1_on_damage_and_4_on_a_wrong_key() {
     assert_eq!(wrong.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("this passphrase does not open the vault"));
 
+    let sampled = stdout(&rig.run("verify", &["--sample", "50", "--seed", "7"]));
+    assert!(sampled.contains("what was written"), "{sampled}");
+    let pointed = stdout(&rig.run("verify", &["--machine", MACHINE, "--point", "latest"]));
+    assert!(pointed.contains("what was written"), "{pointed}");
+    for (args, says) in [(["--sample", "0"], "above 0"), (["--point", "latest"], "--machine")] {
+        let refused = rig.run("verify", &args);
+        assert_eq!(refused.status.code(), Some(2), "{args:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains(says), "{args:?}: {refused:?}");
+    }
+
     let name = rig.log.name(rig.log.taken[1].slot);
     let mut bytes = fs::read(rig.object(&name)).expect("the object is there");
     bytes[200] ^= 1;

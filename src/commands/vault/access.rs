@@ -65,10 +65,10 @@ pub(super) struct MachineArgs {
 pub(super) struct PointArgs {
     /// latest, a point's id, or a time: the newest point captured at it or before.
     #[arg(long, default_value = "latest", value_name = "latest|ID|TIME")]
-    point: PointSelector,
+    pub(super) point: PointSelector,
     /// Only this disk, by its name or number; may be given several times. All disks of the point, if not given.
     #[arg(long = "disk", value_name = "NAME|NUMBER")]
-    disks: Vec<String>,
+    pub(super) disks: Vec<String>,
 }
 
 /// A machine, chosen, with its log read.

@@ -15,7 +15,7 @@ use crate::vault::manifest::{Pin, PinKind};
 use crate::vault::pins::{PinError, drop_pins, put_pin, renew_pins};
 use crate::vault::read::open_vault::{Credential, OpenVault};
 use crate::vault::read::timeline::TimelineReader;
-use crate::vault::read::verify::verify;
+use crate::vault::read::verify::{Scope, verify};
 use crate::vault::retention::Ladder;
 use crate::vault::store::ObjectStore;
 use world::{GRACE_S, SECTORS, World, bytes_at, history, ladder};
@@ -237,7 +237,7 @@ fn damage_in_a_run_is_named_with_the_points_it_touches_and_never_read_as_data() 
         world.ladder = Ladder::default();
         assert!(world.merge(true, None).await.expect("it merges"));
         let vault = OpenVault::open(world.log.store.clone(), &Credential::Key(key)).await.expect("it opens");
-        let sound = verify(&vault, &|_| ()).await.expect("it reads");
+        let sound = verify(&vault, &Scope::Whole, &|_| ()).await.expect("it reads");
         assert!(sound.is_sound(), "{sound:?}");
         let names = world.log.store.list("machines/", None, 1000).await.expect("it lists");
         let parts: Vec<_> = names.iter().filter(|line| line.name.run().is_some()).collect();
@@ -248,7 +248,7 @@ fn damage_in_a_run_is_named_with_the_points_it_touches_and_never_read_as_data() 
                 let mut bytes = whole.to_vec();
                 bytes[at as usize] ^= 4;
                 world.log.store.damage(&line.name, Some(bytes.into()));
-                let report = verify(&vault, &|_| ()).await.expect("it reads");
+                let report = verify(&vault, &Scope::Whole, &|_| ()).await.expect("it reads");
                 let found = report.bad.iter().any(|bad| bad.object == line.name.as_str());
                 assert!(found, "byte {at} of {}", line.name);
                 let reader = world.log.reader().await;

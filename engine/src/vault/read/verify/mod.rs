@@ -13,6 +13,7 @@
 
 mod object;
 mod report;
+mod scope;
 #[cfg(test)]
 mod tests;
 mod touch;
@@ -22,6 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::stream::{self, StreamExt};
 
 pub use self::report::{BadObjectReport, MachineReport, TimelineReport, TouchedPoint, VerifyReport};
+pub use self::scope::{PointScope, Scope};
 
 use self::object::{ObjectFaults, check_object};
 use self::touch::{Faults, Place, touches};
@@ -73,20 +75,25 @@ struct MachineContents {
     manifests: BTreeSet<TimelineId>,
 }
 
-/// Verifies a whole vault.
-pub async fn verify(vault: &OpenVault, progress: &(dyn Fn(VerifyProgress) + Sync)) -> Result<VerifyReport, ReadError> {
+/// Verifies a vault, as far as the scope goes.
+pub async fn verify(
+    vault: &OpenVault,
+    scope: &Scope,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<VerifyReport, ReadError> {
     let contents = Contents::list(&**vault.store()).await.map_err(ReadError::Store)?;
     let report = VerifyReport {
         vault: vault.vault(),
         objects: contents.objects,
         bytes: contents.bytes,
         foreign: contents.foreign.clone(),
+        scope: scope.to_string(),
         ..VerifyReport::default()
     };
-    let mut run = Verify { vault, report, progress, done: 0, total: contents.objects };
+    let mut run = Verify { vault, scope, report, progress, done: 0, total: contents.objects };
     run.keys(&contents.keys).await?;
     run.catalog(&contents.catalog).await?;
-    for (machine, found) in &contents.machines {
+    for (machine, found) in contents.machines.iter().filter(|(machine, _)| scope.has(**machine)) {
         run.machine(*machine, found).await?;
     }
     Ok(run.report)
@@ -142,6 +149,7 @@ impl Contents {
 
 struct Verify<'a> {
     vault: &'a OpenVault,
+    scope: &'a Scope,
     report: VerifyReport,
     progress: &'a (dyn Fn(VerifyProgress) + Sync),
     done: u64,
@@ -264,6 +272,11 @@ impl Verify<'_> {
     ) -> Result<u64, ReadError> {
         let (objects, slots, missing) = live_objects(source, timeline).await?;
         unreadable.extend(missing.into_iter().map(|slot| ((timeline, ObjectPlace::Slot(slot)), Damage::Missing)));
+        let taken = |object: &LiveObject| self.scope.takes(source.machine(), &(timeline, object.place));
+        let (objects, left): (Vec<_>, Vec<_>) = objects.into_iter().partition(taken);
+        self.report.log_objects_read += objects.len() as u64;
+        self.report.log_objects_left += left.len() as u64;
+        left.iter().for_each(|_| self.step());
         let checks = objects.into_iter().map(|object| {
             let source = source.clone();
             async move {

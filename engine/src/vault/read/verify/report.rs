@@ -73,10 +73,16 @@ pub struct MachineReport {
 pub struct VerifyReport {
     /// The vault, if a key object tells.
     pub vault: Option<VaultId>,
-    /// Objects that were read.
+    /// What was verified, in words.
+    pub scope: String,
+    /// Objects that are there.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Log objects that were read whole.
+    pub log_objects_read: u64,
+    /// Log objects that readers need and that were not in the scope.
+    pub log_objects_left: u64,
     /// The machines.
     pub machines: Vec<MachineReport>,
     /// Objects that are not what was written.
@@ -184,10 +190,15 @@ impl fmt::Display for VerifyReport {
         self.bad.iter().try_for_each(|bad| bad.fmt(f))?;
         self.foreign.iter().try_for_each(|name| writeln!(f, "foreign: {name} is no part of a vault"))?;
         let verdict = match self.bad.len() {
+            0 if self.log_objects_left > 0 => "all that was read is what was written".to_owned(),
             0 => "everything is what was written".to_owned(),
             1 => "1 object is damaged or missing".to_owned(),
             count => format!("{count} objects are damaged or missing"),
         };
-        writeln!(f, "{} objects, {} bytes read: {verdict}", self.objects, self.bytes)
+        let Self { objects, bytes, scope, log_objects_read: read, log_objects_left: left, .. } = self;
+        match left {
+            0 => writeln!(f, "{objects} objects, {bytes} bytes read: {verdict}"),
+            _ => writeln!(f, "{read} of {} log objects read ({scope}): {verdict}", read + left),
+        }
     }
 }

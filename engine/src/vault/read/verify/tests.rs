@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rand::Rng;
 use zeroize::Zeroizing;
 
-use super::{VerifyReport, verify};
+use super::{PointScope, Scope, VerifyReport, verify};
 use crate::ids::{DiskNo, MarkId, Slot, TimelineId};
 use crate::record::Record;
 use crate::vault::crypto::VaultKey;
@@ -16,6 +16,7 @@ use crate::vault::read::open_vault::{Credential, OpenVault, VaultError};
 use crate::vault::read::test_log::{PASSPHRASE, Seeded, TestLog};
 use crate::vault::read::volume::{Volume, VolumeLimits};
 use crate::vault::segment::Footer;
+use crate::vault::segment::header::HEADER_BYTES;
 use crate::vault::store::ObjectStore;
 use crate::vault::store::memory::MemoryStore;
 
@@ -50,7 +51,7 @@ async fn open(log: &TestLog, key: &VaultKey) -> OpenVault {
 }
 
 async fn verified(log: &TestLog, key: &VaultKey) -> VerifyReport {
-    verify(&open(log, key).await, &|_| ()).await.expect("the store answers")
+    verify(&open(log, key).await, &Scope::Whole, &|_| ()).await.expect("the store answers")
 }
 
 /// What the report says of one object: marks by number, with the disks that are touched.
@@ -188,7 +189,7 @@ async fn any_single_flipped_bit_of_any_object_is_found_and_never_read_as_data() 
             let opened = OpenVault::open(log.store.clone(), &Credential::Key(key.clone())).await;
             match opened {
                 Ok(vault) => {
-                    let report = verify(&vault, &|_| ()).await.expect("the store answers");
+                    let report = verify(&vault, &Scope::Whole, &|_| ()).await.expect("the store answers");
                     assert!(report.bad.iter().any(|bad| bad.object == name.as_str()), "{name} bit {bit}: {report}");
                     let has_points = name.as_str().contains("/log/");
                     if has_points {
@@ -365,4 +366,51 @@ async fn a_slot_with_a_huge_number_is_damage_and_ends_no_program() {
         assert_eq!(reader.points().len(), 3);
         log.store.damage(&log.name(slot), None);
     }
+}
+
+/// The object of a slot, with one bit of its first item flipped.
+async fn damage_slot(log: &TestLog, slot: u64) -> ObjectName {
+    let name = ObjectName::log(log.machine, log.timeline, Slot(slot));
+    let (object, _) = log.store.get(&name).await.expect("the object is there");
+    log.store.damage(&name, Some(flipped(&object, (HEADER_BYTES + 40) * 8)));
+    name
+}
+
+#[tokio::test]
+async fn a_point_is_verified_by_what_it_needs_and_nothing_else() {
+    let (log, key) = vault().await;
+    let verified = async |mark: usize| {
+        let reader = log.reader().await;
+        let points = reader.points();
+        let point = points.iter().find(|point| point.id == log.taken[mark].id).expect("a point of the log");
+        let scope = PointScope::of(&reader, point, &point.disks).await.expect("its maps can be made");
+        verify(&open(&log, &key).await, &Scope::Point(scope), &|_| ()).await.expect("the store answers")
+    };
+    let report = verified(0).await;
+    assert_eq!((report.log_objects_read, report.log_objects_left), (1, 3), "slot 1 of 0 to 3: {report}");
+    assert_eq!(verified(2).await.log_objects_read, 3, "B of slot 1, A' of slot 2, C' of slot 3");
+    let name = damage_slot(&log, 3).await;
+    assert!(verified(1).await.is_sound(), "slot 3 lies behind the point");
+    let report = verified(2).await;
+    assert_eq!(touched(&log, &report, &name), [(2, vec![1])], "{report}");
+}
+
+#[tokio::test]
+async fn a_sample_is_the_same_for_the_same_seed_and_finds_what_it_reads() {
+    let (log, key) = vault().await;
+    let sampled = async |percent: f64, seed: u64| {
+        let scope = Scope::Sample { percent, seed };
+        verify(&open(&log, &key).await, &scope, &|_| ()).await.expect("the store answers")
+    };
+    assert_eq!(sampled(100.0, 5).await.log_objects_left, 0);
+    damage_slot(&log, 2).await;
+    let (mut found, mut read) = (0, 0);
+    for seed in 0..200 {
+        let report = sampled(50.0, seed).await;
+        assert_eq!(report, sampled(50.0, seed).await);
+        found += u64::from(!report.is_sound());
+        read += report.log_objects_read;
+    }
+    assert!((70..130).contains(&found), "one object of four, in half of the samples: {found} of 200");
+    assert!((350..450).contains(&read), "half of four objects, 200 times: {read}");
 }
