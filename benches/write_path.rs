@@ -8,6 +8,7 @@
 mod rig;
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use farshore_engine::capture::activity_layout::{ActivityHeader, DiskIdentity, Lo
 use farshore_engine::capture::activity_log::ActivityLog;
 use farshore_engine::capture::opening::{KnownDisk, KnownLog, plan};
 use farshore_engine::capture::scan::SCAN_CHUNK_BYTES;
-use farshore_engine::capture::{DiskStart, RegionSet, Splitter, SplitterConfig, Tap, TapDisk, TapExport, scanner};
+use farshore_engine::capture::{
+    DiskStart, Notes, RegionSet, Splitter, SplitterConfig, Tap, TapDisk, TapExport, scanner,
+};
 use farshore_engine::digest::DigestKey;
 use farshore_engine::ids::{IncarnationId, Lsn};
 use farshore_engine::nbd::{BackingDisk, BackingOptions, NbdServer, ServerOptions};
@@ -28,6 +31,19 @@ use rig::{eventually, is_bench, median, sized};
 use slog::{Logger, o};
 
 const REGION_BYTES: u64 = 1 << 20;
+
+/// Nothing is written down: no other life follows.
+struct NoNotes;
+
+impl Notes for NoNotes {
+    fn reserve(&self, _: Lsn) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn disavow(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 fn captured(image: &Path, activity: &Path, bytes: u64) -> Arc<Tap> {
     let backing = BackingDisk::open(image, BackingOptions::default()).expect("opens");
@@ -61,7 +77,7 @@ fn captured(image: &Path, activity: &Path, bytes: u64) -> Arc<Tap> {
         disks: vec![KnownDisk { name: "e".into(), size_bytes: bytes, sector_bytes: 512, distrust: None, hot: true }],
     };
     splitter.open(plan(&known, &LogState::default()), Duration::ZERO);
-    Arc::new(Tap::new(splitter, vec![disk], DigestKey::new([7; 32]), Box::new(|_| Ok(()))))
+    Arc::new(Tap::new(splitter, vec![disk], DigestKey::new([7; 32]), Box::new(NoNotes)))
 }
 
 /// Takes batches, lays them out as a session does, and calls them committed.

@@ -55,6 +55,7 @@ fn an_agents_state_has_the_bytes_of_version_1_and_reads_as_it_did() {
         incarnation: IncarnationId([4; 16]),
         announced: true,
         confirmed: false,
+        disavowed: false,
         lineage: vec![IncarnationId([5; 16]), IncarnationId([6; 16])],
         reserved: Lsn(1 << 20),
         committed: Lsn(77),

@@ -99,7 +99,9 @@ pub(super) fn ready(
         last_seen: seen.of(&disk.config.name),
     };
     let medium = (config.activity_medium)(file);
+    let disavowed = before.is_some_and(|before| before.disavowed);
     let found = read(&*medium).and_then(|found| trust(config, found, &present));
+    let found = if disavowed { found.and(Err(Distrust::Invalid)) } else { found };
     let size_bytes = disk.backing.size_bytes();
     let hot = match &found {
         Ok(found) => found.hot.clone(),

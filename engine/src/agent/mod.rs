@@ -50,7 +50,7 @@ pub use tls_dial::TlsDial;
 
 use crate::capture::opening::KnownLog;
 use crate::capture::scan::SCAN_CHUNK_BYTES;
-use crate::capture::{Splitter, SplitterConfig, Tap, TapExport, scanner};
+use crate::capture::{Notes, Splitter, SplitterConfig, Tap, TapExport, scanner};
 use crate::control::link::Connect;
 use crate::control::messages::Severity;
 use crate::ids::{Epoch, IncarnationId, Lsn};
@@ -238,12 +238,8 @@ fn assemble(
     let told = if (config.surroundings.wall)().0 < told { told.saturating_add(TOLD_SLACK_MICROS) } else { told };
     let shared = Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
         let shared = shared.clone();
-        let reserve = move |last: Lsn| match shared.upgrade() {
-            Some(shared) => shared.state.change(|state| state.reserved = state.reserved.max(last)),
-            None => Err(std::io::Error::other("the agent has ended")),
-        };
         Shared {
-            tap: Arc::new(Tap::new(splitter, taps, key, Box::new(reserve))),
+            tap: Arc::new(Tap::new(splitter, taps, key, Box::new(StateNotes(shared)))),
             config,
             papers,
             state: file,
@@ -258,6 +254,26 @@ fn assemble(
         }
     });
     (shared, found)
+}
+
+/// What the tap has written down, in the agent's state.
+struct StateNotes(std::sync::Weak<Shared>);
+
+impl StateNotes {
+    fn change(&self, change: impl FnOnce(&mut AgentState)) -> std::io::Result<()> {
+        let shared = self.0.upgrade().ok_or_else(|| std::io::Error::other("the agent has ended"))?;
+        shared.state.change(change)
+    }
+}
+
+impl Notes for StateNotes {
+    fn reserve(&self, last: Lsn) -> std::io::Result<()> {
+        self.change(|state| state.reserved = state.reserved.max(last))
+    }
+
+    fn disavow(&self) -> std::io::Result<()> {
+        self.change(|state| state.disavowed = true)
+    }
 }
 
 /// Says what a start means for the disks, before any server is asked.

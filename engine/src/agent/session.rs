@@ -356,10 +356,9 @@ impl Session {
         state
             .change(|state| state.next_disk = next_disk)
             .map_err(|e| format!("write {}: {e}", state.path().display()))?;
-        for (disk, opened) in tap.disks().iter().zip(&opening.disks) {
+        for (number, (disk, opened)) in tap.disks().iter().zip(&opening.disks).enumerate() {
             let Some(distrust) = opened.full_scan else { continue };
-            // A failure is found again by the first write that needs the activity log.
-            let _ = disk.activity.record_all_hot();
+            tap.record_all_hot(number);
             if opened.added.is_none() {
                 let text = format!("disk '{}' is read and compared as a whole: {distrust}", disk.name);
                 self.shared.event(Severity::Warning, distrust.code(), text);

@@ -4,7 +4,8 @@
 //!   0       copy 0 (64 KiB)      the one with the higher sequence counts
 //!   65536   copy 1 (64 KiB)
 //!
-//!   copy    0 magic "FARSHAGT" | 8 version u16 | 10 flags u8 (1 announced, 2 confirmed, 4 clean stop) | 11 zero
+//!   copy    0 magic "FARSHAGT" | 8 version u16 | 10 flags u8 (1 announced, 2 confirmed, 4 clean stop,
+//!           8 activity logs disavowed) | 11 zero
 //!           | 12 body_bytes u32 | 16 sequence u64 | body | crc u32 over everything before it
 //!   body    vault 16 | machine 16 | timeline 8 | incarnation 16 | reserved u64 | committed u64 | epoch u64
 //!           | clean_stop u64 | next_disk u16 | lineage u32, each 16
@@ -37,6 +38,7 @@ mod flag {
     pub(super) const ANNOUNCED: u8 = 1;
     pub(super) const CONFIRMED: u8 = 2;
     pub(super) const CLEAN_STOP: u8 = 4;
+    pub(super) const DISAVOWED: u8 = 8;
 }
 
 /// See the module.
@@ -52,6 +54,8 @@ pub struct AgentState {
     pub announced: bool,
     /// Its beginning is in the vault: the log ends in it and no other.
     pub confirmed: bool,
+    /// It had an activity log that it could neither write nor empty: the next life believes none.
+    pub disavowed: bool,
     /// Lives before it that the log may end in, newest last.
     pub lineage: Vec<IncarnationId>,
     /// The last LSN that it may give.
@@ -76,6 +80,7 @@ impl AgentState {
                 incarnation,
                 announced: false,
                 confirmed: false,
+                disavowed: false,
                 lineage: Vec::new(),
                 reserved: Lsn(LSN_RESERVE),
                 committed: Lsn::ZERO,
@@ -94,7 +99,7 @@ impl AgentState {
         // Each life in it spoke to a process server and had nothing committed: more than this many in a row is no accident.
         let excess = next.lineage.len().saturating_sub(LINEAGE_MAX - 1);
         next.lineage.drain(..excess);
-        (next.announced, next.confirmed, next.clean_stop) = (false, false, None);
+        (next.announced, next.confirmed, next.disavowed, next.clean_stop) = (false, false, false, None);
         next.reserved = Lsn(before.reserved.0 + LSN_RESERVE);
         next
     }
@@ -116,6 +121,7 @@ impl AgentState {
         let mut flags = if self.announced { flag::ANNOUNCED } else { 0 };
         flags |= if self.confirmed { flag::CONFIRMED } else { 0 };
         flags |= if self.clean_stop.is_some() { flag::CLEAN_STOP } else { 0 };
+        flags |= if self.disavowed { flag::DISAVOWED } else { 0 };
         let mut out = Put::default();
         out.slice(MAGIC).u16(STATE_VERSION).u8(flags).u8(0).count(body.len()).u64(self.sequence).slice(body.as_slice());
         let crc = crc32fast::hash(out.as_slice());
@@ -168,6 +174,7 @@ impl AgentState {
             incarnation,
             announced: flags & flag::ANNOUNCED != 0,
             confirmed: flags & flag::CONFIRMED != 0,
+            disavowed: flags & flag::DISAVOWED != 0,
             lineage,
             reserved,
             committed,

@@ -109,6 +109,8 @@ struct State {
     done: u64,
     writing: bool,
     failed: Option<String>,
+    /// Nobody will believe what is on the medium.
+    emptied: bool,
     syncs: u64,
 }
 
@@ -120,6 +122,8 @@ struct State {
 pub struct ActivityLogFailed {
     /// What the system said.
     pub cause: String,
+    /// Whether it was emptied, so that no later life believes it.
+    pub emptied: bool,
 }
 
 impl ActivityLog {
@@ -156,6 +160,7 @@ impl ActivityLog {
             done: 0,
             writing: false,
             failed: None,
+            emptied: false,
             syncs: 0,
         };
         Ok(Self { medium, state: Mutex::new(state), moved: Condvar::new() })
@@ -206,7 +211,7 @@ impl ActivityLog {
     ) -> Result<(), ActivityLogFailed> {
         loop {
             if let Some(cause) = &state.failed {
-                return Err(ActivityLogFailed { cause: cause.clone() });
+                return Err(ActivityLogFailed { cause: cause.clone(), emptied: state.emptied });
             }
             if state.done >= group {
                 return Ok(());
@@ -255,8 +260,17 @@ impl ActivityLog {
 
     fn fail(&self, state: &mut State, error: &io::Error) {
         state.failed = Some(error.to_string());
-        // Best effort: an empty file is believed by nobody.
-        let _emptied = self.medium.set_len(0).and_then(|()| self.medium.sync());
+        // An empty file is believed by nobody.
+        state.emptied = self.medium.set_len(0).and_then(|()| self.medium.sync()).is_ok();
+    }
+
+    /// Nothing that is recorded here counts any more; true where no later life will believe it.
+    pub fn give_up(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.failed.is_none() {
+            self.fail(&mut state, &io::Error::other("it was given up"));
+        }
+        state.emptied
     }
 
     /// Marks everything hot, synced on return.
@@ -277,7 +291,7 @@ impl ActivityLog {
             }
             Err(error) => {
                 self.fail(&mut state, &error);
-                Err(ActivityLogFailed { cause: error.to_string() })
+                Err(ActivityLogFailed { cause: error.to_string(), emptied: state.emptied })
             }
         }
     }

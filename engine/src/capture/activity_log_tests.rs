@@ -12,6 +12,8 @@ use crate::ids::IncarnationId;
 struct Volatile {
     bytes: Mutex<(Vec<u8>, Vec<u8>)>,
     failing: AtomicBool,
+    /// Nor can anything be taken away.
+    stuck: AtomicBool,
 }
 
 impl Volatile {
@@ -54,6 +56,9 @@ impl Medium for Arc<Volatile> {
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
+        if self.stuck.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nothing can be taken away"));
+        }
         self.bytes.lock().0.resize(bytes as usize, 0);
         Ok(())
     }
@@ -123,9 +128,20 @@ fn a_log_without_a_header_that_holds_is_not_believed() {
 fn a_log_that_cannot_be_written_says_so_and_is_believed_by_nobody() {
     let (medium, log) = begin(10);
     medium.failing.store(true, Ordering::Relaxed);
-    assert!(log.record_hot(1..=1).is_err());
-    assert!(log.record_hot(2..=2).is_err());
+    assert!(log.record_hot(1..=1).is_err_and(|failed| failed.emptied));
+    assert!(log.record_hot(2..=2).is_err_and(|failed| failed.emptied));
     assert_eq!(read(&medium), Err(Distrust::Missing));
+}
+
+#[test]
+fn a_log_that_can_be_neither_written_nor_emptied_says_that_it_must_be_disavowed() {
+    let (medium, log) = begin(10);
+    medium.failing.store(true, Ordering::Relaxed);
+    medium.stuck.store(true, Ordering::Relaxed);
+    assert!(log.record_hot(1..=1).is_err_and(|failed| !failed.emptied));
+    assert!(log.record_hot(2..=2).is_err_and(|failed| !failed.emptied));
+    assert!(read(&medium).is_ok_and(|found| !found.hot.contains(1)), "it still reads, and region 1 is cool in it");
+    assert!(!log.give_up());
 }
 
 #[test]

@@ -33,7 +33,7 @@ mod window;
 pub use bits::RegionSet;
 pub use regions::SyncNo;
 pub use splitter::{DiskStart, DiskView, Grant, LSN_RESERVE, Moved, Outcome, Splitter, SplitterConfig, Ticket};
-pub use tap::{Tap, TapDisk};
+pub use tap::{Notes, Tap, TapDisk};
 pub use tap_export::TapExport;
 pub use trust::Distrust;
 pub use window::DraftBatch;

@@ -34,8 +34,20 @@ pub struct TapDisk {
     pub activity: ActivityLog,
 }
 
-/// Reserves LSNs: synced on return.
-pub type Reserve = Box<dyn Fn(Lsn) -> io::Result<()> + Send + Sync>;
+/// What the tap writes down beside the activity logs, for the next life.
+pub trait Notes: Send + Sync {
+    /// LSNs up to this one are reserved: synced on return.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    fn reserve(&self, last: Lsn) -> io::Result<()>;
+
+    /// An activity log can be neither written nor emptied: no later life may believe it. Synced on return.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    fn disavow(&self) -> io::Result<()>;
+}
 
 /// The write path of one machine. See the module.
 pub struct Tap {
@@ -46,7 +58,7 @@ pub struct Tap {
     scan_wanted: Condvar,
     disks: Vec<TapDisk>,
     key: DigestKey,
-    reserve: Reserve,
+    notes: Box<dyn Notes>,
     began: Instant,
     batches: Notify,
     stopping: AtomicBool,
@@ -61,14 +73,14 @@ impl std::fmt::Debug for Tap {
 
 impl Tap {
     /// A tap on `disks`, in the splitter's order.
-    pub fn new(splitter: Splitter, disks: Vec<TapDisk>, key: DigestKey, reserve: Reserve) -> Self {
+    pub fn new(splitter: Splitter, disks: Vec<TapDisk>, key: DigestKey, notes: Box<dyn Notes>) -> Self {
         Self {
             splitter: Mutex::new(splitter),
             ranges_moved: Condvar::new(),
             scan_wanted: Condvar::new(),
             disks,
             key,
-            reserve,
+            notes,
             began: Instant::now(),
             batches: Notify::new(),
             stopping: AtomicBool::new(false),
@@ -144,16 +156,30 @@ impl Tap {
     pub fn reserve_if_due(&self) -> io::Result<()> {
         let due = self.splitter.lock().reservation_due();
         let Some(last) = due else { return Ok(()) };
-        (self.reserve)(last)?;
+        self.notes.reserve(last)?;
         self.splitter.lock().reserved(last);
         Ok(())
     }
 
     /// Others changed a disk: what its activity log says counts no more, and the next start compares all of it.
     pub fn distrust(&self, disk: usize) {
-        let now = self.now();
-        let moved = self.splitter.lock().activity_log_failed(disk, now);
+        self.disavow_unless(self.disks[disk].activity.give_up());
+        let moved = self.splitter.lock().activity_log_failed(disk, self.now());
         self.pass_on(moved);
+    }
+
+    /// All of a disk is compared: its activity log says so, or no later life believes it.
+    pub fn record_all_hot(&self, disk: usize) {
+        if let Err(failed) = self.disks[disk].activity.record_all_hot() {
+            self.disavow_unless(failed.emptied);
+        }
+    }
+
+    fn disavow_unless(&self, emptied: bool) {
+        if !emptied {
+            // Where this fails as well nothing is left but the replica's log, which gets the record.
+            let _ = self.notes.disavow();
+        }
     }
 
     /// Waits until the ticket holds its range.
@@ -177,7 +203,8 @@ impl Tap {
             let recorded = MutexGuard::unlocked(&mut splitter, || activity.record_hot(cool));
             match recorded {
                 Ok(()) => splitter.heated(&ticket),
-                Err(ActivityLogFailed { .. }) => {
+                Err(ActivityLogFailed { emptied, .. }) => {
+                    MutexGuard::unlocked(&mut splitter, || self.disavow_unless(emptied));
                     let moved = splitter.activity_log_failed(disk, self.now());
                     self.pass_on(moved);
                 }

@@ -154,6 +154,8 @@ counted! {
     ActivityLogDistrusted = "state: activity log not trusted",
     /// A life could not write its activity log.
     ActivityLogFailed = "state: activity log failed",
+    /// An activity log could be neither written nor emptied, and the agent's state says so.
+    Disavowed = "state: activity logs disavowed",
     /// A region was recorded hot.
     RegionHeated = "state: region recorded hot",
     /// A region was cooled.

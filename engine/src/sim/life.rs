@@ -13,7 +13,7 @@ use super::talk::new_end;
 use super::writes::{Request, Scan};
 use crate::agent::state::AgentState;
 use crate::capture::activity_layout::{ActivityHeader, LogIdentity, region_count};
-use crate::capture::activity_log::{ActivityLog, Found, Medium, read};
+use crate::capture::activity_log::{ActivityLog, ActivityLogFailed, Found, Medium, read};
 use crate::capture::opening::{KnownDisk, KnownLog};
 use crate::capture::trust::{Distrust, Present, decide};
 use crate::capture::{DiskStart, RegionSet, Splitter, SplitterConfig};
@@ -187,7 +187,9 @@ impl Machine {
             Err(_) if ctx.is(Mutation::AnyActivityLogIsTrusted) => Ok(found),
             decided => decided.map(|()| found),
         };
+        let disavowed = before.is_some_and(|before| before.disavowed);
         let found = read(&medium).and_then(believed);
+        let found = if disavowed { found.and(Err(Distrust::Invalid)) } else { found };
         ctx.seen(match &found {
             Ok(_) => Seen::ActivityLogTrusted,
             Err(_) => Seen::ActivityLogDistrusted,
@@ -207,7 +209,7 @@ impl Machine {
         Ok((log, hot, found.err()))
     }
 
-    fn kept_state(&self) -> Option<AgentState> {
+    pub(super) fn kept_state(&self) -> Option<AgentState> {
         let bytes = self.state.bytes();
         let copy = |at: u64| bytes.get(at as usize..).and_then(|rest| AgentState::decode(rest).ok());
         [copy(0), copy(STATE_COPY_BYTES)].into_iter().flatten().max_by_key(|state| state.sequence)
@@ -229,6 +231,16 @@ impl Machine {
             agent.kept = next;
         }
         Ok(())
+    }
+
+    /// An activity log failed: where it could not be emptied, no later life may believe it.
+    pub(super) fn activity_log_failed(&mut self, failed: &ActivityLogFailed, ctx: &mut Context) {
+        if failed.emptied || ctx.is(Mutation::DisavowalIsNotNoted) {
+            return;
+        }
+        ctx.seen(Seen::Disavowed);
+        // The agent's state lies elsewhere: where this fails as well, the machine is down.
+        let _ = self.remember(|state| state.disavowed = true);
     }
 
     /// The process is gone.

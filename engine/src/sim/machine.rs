@@ -69,7 +69,7 @@ pub(super) struct Machine {
     pub(super) owner: usize,
     values: Value,
     writes: u64,
-    hot: Vec<(u64, [Hot; 2])>,
+    hot: Vec<([u64; 2], [Hot; 2])>,
 }
 
 impl Machine {
@@ -102,7 +102,7 @@ impl Machine {
             owner: 0,
             values,
             writes: 0,
-            hot: vec![(u64::MAX, [None, None]); DISKS],
+            hot: vec![([u64::MAX; 2], [None, None]); DISKS],
         }
     }
 
@@ -172,9 +172,13 @@ impl Machine {
             return Ok(());
         }
         let medium = &self.activity[disk];
-        if self.hot[disk].0 != medium.version() {
-            let views = medium.views().map(|view| activity_log::read(&view).ok().map(|found| found.hot));
-            self.hot[disk] = (medium.version(), views);
+        let versions = [medium.version(), self.state.version()];
+        if self.hot[disk].0 != versions {
+            let life = self.kept_state().filter(|state| !state.disavowed).map(|state| state.incarnation);
+            // Nobody believes what no agent's state speaks for.
+            let believed = |found: &activity_log::Found| Some(found.header.incarnation) == life;
+            let hot = |view| activity_log::read(&view).ok().filter(believed).map(|found| found.hot);
+            self.hot[disk] = (versions, medium.views().map(hot));
         }
         let views = &self.hot[disk].1;
         let replica = &self.log.replay.disks[disk];

@@ -18,6 +18,8 @@ struct State {
     durable: Vec<u8>,
     /// Every write fails; what is there can still be taken away.
     failing: bool,
+    /// Nor can it be taken away.
+    stuck: bool,
     /// The machine goes down in the middle of the operation after so many.
     dies_after: Option<u32>,
     dead: bool,
@@ -30,8 +32,16 @@ struct State {
 pub(super) struct ModelMedium(Arc<Mutex<State>>);
 
 impl ModelMedium {
-    pub(super) fn set_failing(&self, failing: bool) {
-        self.0.lock().failing = failing;
+    /// From now on every write fails; with `stuck`, nothing can be taken away either.
+    pub(super) fn fail(&self, stuck: bool) {
+        let mut state = self.0.lock();
+        (state.failing, state.stuck) = (true, stuck);
+    }
+
+    /// It works again.
+    pub(super) fn mend(&self) {
+        let mut state = self.0.lock();
+        (state.failing, state.stuck) = (false, false);
     }
 
     pub(super) fn dies_after(&self, operations: u32) {
@@ -151,6 +161,9 @@ impl Medium for ModelMedium {
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.0.lock();
         state.operate()?;
+        if state.stuck {
+            return Err(io::Error::other("injected: the storage beside the disks is stuck"));
+        }
         state.live.resize(bytes as usize, 0);
         Ok(())
     }

@@ -56,7 +56,7 @@ impl World {
             Kind::ActivityLogLost => self.lose_activity_log(machine, fault),
             Kind::ActivityLogFails => {
                 self.ctx.seen(Seen::ActivityLogFails);
-                self.machines[machine].activity[fault.aim as usize % DISKS].set_failing(true);
+                self.machines[machine].activity[fault.aim as usize % DISKS].fail((fault.aim / 11).is_multiple_of(2));
                 self.ctx.at(self.ctx.now + fault.lasts, Event::MediumAgain(machine));
             }
             Kind::RolledBack => self.roll_back(machine),

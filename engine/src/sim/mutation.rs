@@ -32,6 +32,8 @@ pub enum Mutation {
     CooledUnsynced,
     /// Every activity log that can be read is believed: whoever changed the disk, whatever life wrote it.
     AnyActivityLogIsTrusted,
+    /// An activity log that can be neither written nor emptied is not disavowed in the agent's state.
+    DisavowalIsNotNoted,
     /// Digests are of an older state than the one that this life follows.
     ComparedWithOlder,
     /// A write lets go of its range before it is on the disk: overlapping writes reach disk and log in different orders.
@@ -52,7 +54,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::DurableBeforeSync,
         Self::FailedSyncIsRetried,
         Self::PublishedWhenSent,
@@ -67,6 +69,7 @@ impl Mutation {
         Self::CooledUncommitted,
         Self::CooledUnsynced,
         Self::AnyActivityLogIsTrusted,
+        Self::DisavowalIsNotNoted,
         Self::ComparedWithOlder,
         Self::RangeLetGoEarly,
         Self::ScanReadsUnlocked,
@@ -95,9 +98,11 @@ impl Mutation {
             | Self::NewerOwnerIsIgnored
             | Self::NoFence
             | Self::ForeignCacheIsSent => "I4",
-            Self::WrittenBeforeHot | Self::CooledUncommitted | Self::CooledUnsynced | Self::AnyActivityLogIsTrusted => {
-                "I5"
-            }
+            Self::WrittenBeforeHot
+            | Self::CooledUncommitted
+            | Self::CooledUnsynced
+            | Self::AnyActivityLogIsTrusted
+            | Self::DisavowalIsNotNoted => "I5",
             Self::GapIsNotTold => "I6",
             Self::BudgetIsIgnored | Self::CreditIsIgnored => "I10",
         }

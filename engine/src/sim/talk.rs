@@ -181,17 +181,19 @@ impl Machine {
             return false;
         }
         let Some(agent) = &mut self.agent else { return false };
+        let mut failed = Vec::new();
         for (disk, opened) in opening.disks.iter().enumerate() {
             if opened.full_scan.is_some() {
                 ctx.seen(Seen::FullCompare);
                 agent.hot_at_start[disk] = None;
-                // A failure is found again by the first write that needs the activity log.
-                let _ = agent.activity[disk].record_all_hot();
+                failed.extend(agent.activity[disk].record_all_hot().err());
             }
             ctx.seen(if opened.gap.is_some() { Seen::OpenedInGap } else { Seen::OpenedInOrder });
             self.changed_behind[disk] = false;
         }
         self.rolled_back = false;
+        failed.iter().for_each(|failed| self.activity_log_failed(failed, ctx));
+        let Some(agent) = &mut self.agent else { return false };
         let (batch, _) = agent.splitter.open(opening, ctx.now);
         agent.end.open_with(batch);
         ctx.seen(Seen::LifeOpened);

@@ -112,7 +112,7 @@ impl World {
             Event::Redirect { machine, from } => self.redirect(machine, from),
             Event::LetGo { server, life } => self.let_go(server, life),
             Event::RoomAgain(server) => self.seats[server].disk.set_capacity(CACHE_BYTES),
-            Event::MediumAgain(machine) => self.machines[machine].media().for_each(|medium| medium.set_failing(false)),
+            Event::MediumAgain(machine) => self.machines[machine].media().for_each(super::medium::ModelMedium::mend),
             Event::Read(machine) => self.read(machine),
         }
     }
@@ -259,7 +259,7 @@ impl World {
         self.ctx.calm_down();
         self.seats.iter().for_each(|seat| seat.disk.set_capacity(CACHE_BYTES));
         for (machine, entry) in self.machines.iter().enumerate() {
-            entry.media().for_each(|medium| medium.set_failing(false));
+            entry.media().for_each(super::medium::ModelMedium::mend);
             self.ctx.within(1000, 2000, Event::Restart(seat(machine, entry.owner)));
             self.ctx.within(1000, 2000, Event::AgentStart(machine));
         }

@@ -92,6 +92,7 @@ impl Machine {
         let wall = self.wall(ctx);
         let next_write = self.draw_write();
         let Some(agent) = &mut self.agent else { return };
+        let mut failed_log = None;
         request.stage = match request.stage {
             Stage::Arrived(ticket) => {
                 if let Some(cool) = agent.splitter.cool_regions(&ticket) {
@@ -99,11 +100,15 @@ impl Machine {
                     if ctx.is(Mutation::WrittenBeforeHot) {
                         request.late = Some(cool);
                         agent.splitter.heated(&ticket);
-                    } else if agent.activity[disk].record_hot(cool).is_ok() {
-                        agent.splitter.heated(&ticket);
                     } else {
-                        ctx.seen(Seen::ActivityLogFailed);
-                        agent.splitter.activity_log_failed(disk, now);
+                        match agent.activity[disk].record_hot(cool) {
+                            Ok(()) => agent.splitter.heated(&ticket),
+                            Err(error) => {
+                                ctx.seen(Seen::ActivityLogFailed);
+                                agent.splitter.activity_log_failed(disk, now);
+                                failed_log = Some(error);
+                            }
+                        }
                     }
                 }
                 agent.splitter.acquire(&ticket);
@@ -156,6 +161,9 @@ impl Machine {
             }
         };
         agent.requests.insert(number, request);
+        if let Some(failed) = failed_log {
+            self.activity_log_failed(&failed, ctx);
+        }
         self.later(20, 2500, MachineEvent::Request(number), ctx);
     }
 
