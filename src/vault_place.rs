@@ -5,9 +5,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use farshore_engine::vault::store::azure::{
-    AzureCredential, AzurePages, AzurePlace, AzureStore, CredentialError, RetryLimits,
+    AzureCredential, AzurePages, AzurePlace, AzureStore, CredentialError, Immutability, RetryLimits,
 };
 use farshore_engine::vault::store::folder::FolderStore;
 use farshore_engine::vault::store::{ObjectStore, StoreError, StoreErrorKind};
@@ -40,6 +41,10 @@ pub(crate) struct AzureSettings {
     pub(crate) tenant_id: String,
     /// The application, or the user-assigned identity. Empty: from `AZURE_CLIENT_ID`.
     pub(crate) client_id: String,
+    /// For so many days nobody can change or delete what is written of a machine's log (version-level immutability). 0: off.
+    pub(crate) immutable_days: u32,
+    /// Whether those policies are locked: then not even the account's owner can take them back.
+    pub(crate) immutable_locked: bool,
 }
 
 /// Which credential opens a vault in Azure.
@@ -120,6 +125,10 @@ impl VaultPlace {
     ) -> Result<Arc<dyn ObjectStore>, Failure> {
         let threads = runtime.handle().clone();
         match self {
+            Self::Folder(_) if purpose == Purpose::Serve && azure.immutable_days > 0 => Err(Failure::usage(
+                "vault.azure.immutable_days: a folder cannot keep its owner from changing what is in it; put the vault at \
+                 azblob://…, or set it to 0",
+            )),
             Self::Folder(path) if purpose == Purpose::Serve => {
                 Ok(Arc::new(FolderStore::open(&path, threads).map_err(store_failure)?))
             }
@@ -134,7 +143,11 @@ impl VaultPlace {
             Self::Azure(place) => {
                 let credential = azure.credential()?;
                 let store = AzureStore::new(place, &credential, RetryLimits::default(), threads);
-                let store = store.map_err(store_failure)?;
+                let mut store = store.map_err(store_failure)?;
+                if azure.immutable_days > 0 {
+                    let keep = Duration::from_secs(u64::from(azure.immutable_days) * 86_400);
+                    store = store.immutable(Immutability { keep, locked: azure.immutable_locked });
+                }
                 if purpose == Purpose::Serve {
                     runtime.block_on(store.prepare()).map_err(store_failure)?;
                 }
@@ -278,6 +291,17 @@ mod tests {
             let failure = VaultPlace::parse(bad, endpoint).expect_err(bad);
             assert_eq!(failure.kind, ExitKind::Usage, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_to_be_immutable_is_refused_before_anything_is_made() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let place = VaultPlace::Folder(dir.path().join("vault"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let azure = AzureSettings { immutable_days: 15, ..AzureSettings::default() };
+        let Err(failure) = place.open(&azure, Purpose::Serve, &runtime) else { panic!("a folder cannot do that") };
+        assert!(failure.kind == ExitKind::Usage && failure.text.contains("immutable_days"), "{}", failure.text);
+        assert!(!dir.path().join("vault").exists());
     }
 
     #[test]

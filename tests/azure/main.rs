@@ -14,7 +14,9 @@ use farshore_engine::ids::{Epoch, MachineId, Slot, TimelineId};
 use farshore_engine::vault::keys::print_key_file;
 use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::read::test_log::TestLog;
-use farshore_engine::vault::store::azure::{AzureCredential, AzurePages, AzurePlace, AzureStore, RetryLimits};
+use farshore_engine::vault::store::azure::{
+    AzureCredential, AzurePages, AzurePlace, AzureStore, Immutability, RetryLimits,
+};
 use farshore_engine::vault::store::folder::FolderStore;
 use farshore_engine::vault::store::pages::{PAGE_BYTES, PageTarget, PagesCreated};
 use farshore_engine::vault::store::{ObjectStore, PutOutcome, StoreErrorKind, SwapOutcome, conformance};
@@ -168,6 +170,16 @@ fn sas(container: &str, permissions: &str) -> String {
     assert!(!signature.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
     format!("sv={version}&spr=https%2Chttp&se={}&sr=c&sp={permissions}&sig={signature}", end.replace(':', "%3A"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn immutability_is_refused_where_the_store_cannot_do_it() {
+    let Some(azurite) = Azurite::start("azure::immutable") else { return };
+    let key = AzureCredential::shared_key(KEY).expect("a key");
+    let keep = Immutability { keep: std::time::Duration::from_secs(86_400), locked: false };
+    let error =
+        open(&azurite.endpoint(), "worm", &key).immutable(keep).prepare().await.expect_err("the emulator cannot");
+    assert!(error.kind == StoreErrorKind::Unsuitable && error.to_string().contains("immutability"), "{error}");
 }
 
 fn page_blob(endpoint: &str, blob: &str) -> AzurePages {

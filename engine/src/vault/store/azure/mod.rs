@@ -21,6 +21,7 @@
 mod blocks;
 mod credential;
 mod fault;
+mod immutable;
 mod list;
 mod pages;
 mod place;
@@ -57,6 +58,7 @@ use super::{
 };
 
 pub use self::credential::{AzureCredential, CredentialError};
+pub use self::immutable::Immutability;
 pub use self::pages::AzurePages;
 pub use self::place::{AzurePlace, PlaceError};
 pub use self::retry::RetryLimits;
@@ -83,6 +85,7 @@ struct Inner {
     place: AzurePlace,
     container: BlobContainerClient,
     limits: RetryLimits,
+    immutability: Option<Immutability>,
     budget: Budget,
     requests: Semaphore,
     markers: Markers,
@@ -130,7 +133,8 @@ impl AzureStore {
         let container = BlobContainerClient::new(url, tokens, Some(options))
             .map_err(|error| unsuitable(error.kind().to_string()))?;
         let (budget, requests) = (Budget::new(), Semaphore::new(REQUESTS_AT_ONCE));
-        let inner = Inner { place, container, limits, budget, requests, markers: Markers::default() };
+        let inner =
+            Inner { place, container, limits, immutability: None, budget, requests, markers: Markers::default() };
         Ok(Self { inner: Arc::new(inner), runtime })
     }
 
@@ -139,12 +143,13 @@ impl AzureStore {
         self.run(async |inner: Arc<Inner>| {
             let doing = format!("open the vault in {}", inner.place.container());
             match inner.list_page("", None, None, 1).await {
-                Ok(_) => Ok(()),
+                Ok(_) => {}
                 Err(fault) if fault.verdict == Verdict::Final(StoreErrorKind::Unavailable) => {
-                    inner.make_container().await.map_err(|fault| fault.into_error(doing))
+                    inner.make_container().await.map_err(|fault| fault.into_error(doing))?;
                 }
-                Err(fault) => Err(fault.into_error(doing)),
+                Err(fault) => return Err(fault.into_error(doing)),
             }
+            inner.check_immutability().await
         })
         .await
     }
@@ -288,11 +293,14 @@ impl Inner {
             return Err(fault.into_error(doing));
         };
         let blob = self.blob(name).block_blob_client();
+        let policy = self.policy_of(name);
         let commit = || async {
             let list = BlockLookupList { latest: Some(blocks.ids()), ..BlockLookupList::default() };
             let options = BlockBlobClientCommitBlockListOptions {
                 if_none_match: Some(Etag::from("*")),
                 metadata: Some(tagged(&blocks.tag)),
+                immutability_policy_expiry: policy.0,
+                immutability_policy_mode: policy.1,
                 ..Default::default()
             };
             blob.commit_block_list(list.try_into()?, Some(options)).await.map(|_| ())
@@ -321,8 +329,11 @@ impl Inner {
     /// One request; `condition` makes it a create or a replace.
     async fn put(&self, name: &ObjectName, bytes: &Bytes, expected: Option<&ETag>, tag: &str) -> Done<Option<String>> {
         let blob = self.blob(name).block_blob_client();
+        let policy = self.policy_of(name);
         self.tried(|| async {
             let options = BlockBlobClientUploadOptions {
+                immutability_policy_expiry: policy.0,
+                immutability_policy_mode: policy.1,
                 if_match: expected.map(|etag| Etag::from(etag.0.clone())),
                 if_none_match: expected.is_none().then(|| Etag::from("*")),
                 metadata: Some(tagged(tag)),

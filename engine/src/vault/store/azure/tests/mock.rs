@@ -34,6 +34,8 @@ struct State {
     versions: u64,
     faults: VecDeque<(&'static str, Fault)>,
     seen: Vec<String>,
+    /// The container has version-level immutability.
+    immutable: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +43,8 @@ struct Blob {
     bytes: Bytes,
     etag: String,
     tag: Option<String>,
+    /// Until when, and how.
+    policy: Option<(String, String)>,
 }
 
 /// The service.
@@ -87,6 +91,18 @@ impl Mock {
         self.state.lock().seen.iter().filter(|seen| *seen == kind).count()
     }
 
+    /// Gives the container version-level immutability.
+    pub(super) fn allow_immutability(&self) {
+        self.state.lock().immutable = true;
+    }
+
+    /// Each blob with a policy: name, until when, mode.
+    pub(super) fn policies(&self) -> Vec<(String, String, String)> {
+        let state = self.state.lock();
+        let policies = state.blobs.iter().filter_map(|(name, blob)| Some((name, blob.policy.as_ref()?)));
+        policies.map(|(name, (until, mode))| (name.clone(), until.clone(), mode.clone())).collect()
+    }
+
     /// Puts an object there by other hands.
     pub(super) fn place(&self, blob: &str, bytes: &'static [u8]) {
         let mut state = self.state.lock();
@@ -98,7 +114,7 @@ impl State {
     fn put(&mut self, name: &str, bytes: Bytes, tag: Option<String>) -> String {
         self.versions += 1;
         let etag = format!("\"0x{:X}\"", self.versions);
-        self.blobs.insert(name.to_owned(), Blob { bytes, etag: etag.clone(), tag });
+        self.blobs.insert(name.to_owned(), Blob { bytes, etag: etag.clone(), tag, policy: None });
         self.blocks.remove(name);
         etag
     }
@@ -217,12 +233,22 @@ fn answer(state: &mut State, asked: &Asked) -> Answer {
             return refusal(400, "Md5Mismatch");
         }
     }
+    if asked.verb == "GET"
+        && asked.query.get("restype").is_some_and(|what| what == "container")
+        && asked.query.len() == 1
+    {
+        let flag = ("x-ms-immutable-storage-with-versioning-enabled".to_owned(), state.immutable.to_string());
+        return (200, vec![flag], Bytes::new());
+    }
     match asked.kind().as_str() {
         "PUT block" => put_block(state, asked),
         "PUT blocklist" => put_block_list(state, asked),
         "PUT" => created(state, asked, asked.body.clone()),
         "GET list" => list(state, asked),
         "GET" | "HEAD" => get(state, asked),
+        "DELETE" if state.blobs.get(&asked.blob).is_some_and(|blob| blob.policy.is_some()) => {
+            refusal(409, "BlobImmutableDueToPolicy")
+        }
         "DELETE" => match state.blobs.remove(&asked.blob) {
             Some(_) => (202, Vec::new(), Bytes::new()),
             None => refusal(404, "BlobNotFound"),
@@ -275,7 +301,18 @@ fn created(state: &mut State, asked: &Asked, bytes: Bytes) -> Answer {
     {
         return refusal(412, "ConditionNotMet");
     }
-    let etag = state.put(&asked.blob, bytes, asked.headers.get("x-ms-meta-farshore").cloned());
+    if state.blobs.get(&asked.blob).is_some_and(|blob| blob.policy.is_some()) {
+        return refusal(409, "BlobImmutableDueToPolicy");
+    }
+    let header = |name: &str| asked.headers.get(name).cloned();
+    let policy = header("x-ms-immutability-policy-until-date").zip(header("x-ms-immutability-policy-mode"));
+    if policy.is_some() && !state.immutable {
+        return refusal(400, "ContainerImmutableStorageWithVersioningNotEnabled");
+    }
+    let etag = state.put(&asked.blob, bytes, header("x-ms-meta-farshore"));
+    if let Some(blob) = state.blobs.get_mut(&asked.blob) {
+        blob.policy = policy;
+    }
     (201, vec![("etag".into(), etag)], Bytes::new())
 }
 
