@@ -9,11 +9,11 @@ mod cluster;
 #[allow(dead_code, reason = "this test uses its part")]
 mod rig;
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use cluster::{Load, Machine, Site, check};
@@ -33,6 +33,8 @@ struct Browser {
     child: Child,
     answers: ChildStdin,
     lines: Receiver<String>,
+    /// What it says on its standard error, whole once it has ended.
+    why: Option<JoinHandle<String>>,
 }
 
 impl Browser {
@@ -49,6 +51,7 @@ impl Browser {
             .env("ARTEFACTS", artefacts)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("start node");
         let (send, lines) = channel();
@@ -60,8 +63,13 @@ impl Browser {
                 }
             }
         });
+        let mut errors = child.stderr.take().expect("its errors");
+        let why = thread::spawn(move || {
+            let mut text = String::new();
+            errors.read_to_string(&mut text).map_or_else(|error| error.to_string(), |_| text)
+        });
         let answers = child.stdin.take().expect("its input");
-        Self { child, answers, lines }
+        Self { child, answers, lines, why: Some(why) }
     }
 
     /// The next thing that the script needs; `None`: it is through.
@@ -84,7 +92,8 @@ impl Browser {
 
     fn succeeded(mut self) {
         let status = self.child.wait().expect("wait for node");
-        assert!(status.success(), "the browser's script failed with {status}; it says why above");
+        let why = self.why.take().expect("asked once").join().expect("read its errors");
+        assert!(status.success(), "the browser's script failed with {status}: {why}");
     }
 }
 
