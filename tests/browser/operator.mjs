@@ -1,5 +1,5 @@
 /** An operator's first hour, in a browser. */
-import { check, eventually, look, need, open, PATIENCE, serverMayBeAway, settings } from './stage.mjs';
+import { check, eventually, look, need, open, PATIENCE, serverIsAway, settings } from './stage.mjs';
 
 const { url, login, token, machine } = settings;
 /** Most that the page may weigh, compressed. */
@@ -260,12 +260,12 @@ async function pauseAndResume() {
 }
 
 async function theServerIsNotHeard() {
-  serverMayBeAway(true);
+  serverIsAway(true);
   await need('server stops');
   const banner = page.getByRole('alert').filter({ hasText: 'Disconnected' });
   await banner.waitFor();
   await look(page, 'disconnected');
   await need('server goes on');
   await banner.waitFor({ state: 'detached' });
-  serverMayBeAway(false);
+  serverIsAway(false);
 }

@@ -37,10 +37,10 @@ export async function eventually(what, probe, within = PATIENCE) {
   throw new Error(`waited ${within} ms for ${what}; last: ${last}`);
 }
 
-/** Errors that the page may have while its server is away. */
-let awayIsFine = false;
-export function serverMayBeAway(may) {
-  awayIsFine = may;
+/** Whether the server is away: what was asked of it meanwhile may fail, also when it is back before the failure is seen. */
+let away = false;
+export function serverIsAway(is) {
+  away = is;
 }
 
 export async function open(options = {}) {
@@ -53,10 +53,18 @@ export async function open(options = {}) {
   const errors = [];
   page.on('pageerror', (error) => errors.push(error.message));
   page.on('console', (message) => {
-    // A browser notes each answer that is no success; who is not signed in yet gets one.
-    const expected = awayIsFine || /401 \(Unauthorized\)/.test(message.text());
-    if (message.type() === 'error' && !expected) errors.push(message.text());
+    // A browser also notes each request that fails: those are judged below, where it is known when they were made.
+    if (message.type() === 'error' && !/^Failed to load resource/.test(message.text())) errors.push(message.text());
   });
+  const excused = new WeakSet();
+  page.on('request', (request) => away && excused.add(request));
+  const failed = (request, how) => {
+    if (!away && !excused.has(request)) errors.push(`${request.method()} ${request.url()}: ${how}`);
+  };
+  // A view that is left gives up what it has asked for.
+  page.on('requestfailed', (request) => request.failure().errorText === 'net::ERR_ABORTED' || failed(request, request.failure().errorText));
+  // Who is not signed in yet is told so.
+  page.on('response', (response) => response.ok() || [304, 401].includes(response.status()) || failed(response.request(), response.status()));
   const end = async () => {
     await browser.close();
     check(errors.length === 0, `the page had no error: ${errors.join('; ')}`);
