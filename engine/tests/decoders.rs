@@ -15,7 +15,9 @@ use proptest::prelude::*;
 
 fn note() -> Vec<u8> {
     let place = FooterPlace { slot: Slot(7), previous: FooterDigest([1; 32]) };
-    Note { object_bytes: 900, items_end: 700, place, digest: FooterDigest([2; 32]) }.encode().to_vec()
+    Note { object_bytes: 900, items_end: 700, place, digest: FooterDigest([2; 32]), footer_crc: Some(5) }
+        .encode()
+        .to_vec()
 }
 
 fn agent_state() -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! The files that only the cache has keep the bytes of version 1 (`golden.rs` says how they are written anew).
+//! The files that only the cache has keep the bytes of their versions (`golden.rs` says how they are written anew).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use farshore_engine::log::Owner;
 use farshore_engine::vault::segment::{FooterDigest, FooterPlace};
 
 fn golden(name: &str, made: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var_os("FARSHORE_BLESS").is_some() {
         std::fs::write(&path, made).expect("golden files can be written");
     }
@@ -27,15 +27,17 @@ fn an_owner_file_has_the_bytes_of_version_1_and_reads_as_it_did() {
     let owner = Owner { epoch: Epoch(0x0102_0304_0506_0708), writer: WriterId([9; 16]) };
     open().expect("made").claim(owner).expect("nobody's");
     let path = open().expect("there").path().join("owner");
-    let file = golden("cache-owner", &std::fs::read(&path).expect("written"));
+    let file = golden("v1/cache-owner", &std::fs::read(&path).expect("written"));
     std::fs::write(&path, file).expect("put back");
     assert_eq!(open().expect("there").owner().expect("readable"), Some(owner));
 }
 
 #[test]
-fn a_note_has_the_bytes_of_version_1_and_reads_as_it_did() {
+fn a_note_has_the_bytes_of_its_version_and_reads_as_it_did() {
     let place = FooterPlace { slot: Slot(0x1122), previous: FooterDigest([3; 32]) };
-    let note = Note { object_bytes: 70_000, items_end: 65_000, place, digest: FooterDigest([4; 32]) };
-    let file = golden("cache-note", &note.encode());
-    assert_eq!(Note::decode(&file, 70_000 + NOTE_BYTES as u64), Some(note));
+    for (name, footer_crc) in [("v1/cache-note", None), ("v2/cache-note", Some(0x0506_0708))] {
+        let note = Note { object_bytes: 70_000, items_end: 65_000, place, digest: FooterDigest([4; 32]), footer_crc };
+        let file = golden(name, &note.encode());
+        assert_eq!(Note::decode(&file, 70_000 + NOTE_BYTES as u64), Some(note), "{name}");
+    }
 }

@@ -121,7 +121,8 @@ impl SegmentFile {
         }
         self.write(items_end, std::slice::from_ref(footer))?;
         self.sync()?;
-        let note = Note { object_bytes, items_end, place, digest };
+        let footer_crc = Some(crc32fast::hash(footer));
+        let note = Note { object_bytes, items_end, place, digest, footer_crc };
         self.write(object_bytes, &[note.encode()])?;
         self.sync()
     }
@@ -144,11 +145,11 @@ impl SegmentFile {
     /// The footer behind the items of a segment that was sealed before.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When it cannot be read, or is not what the note vouches for.
     pub fn read_footer(&self, note: &Note) -> Result<Bytes, CacheError> {
         let wanted = usize::try_from(note.object_bytes - note.items_end).unwrap_or(usize::MAX);
         let bytes = self.file.read_at(note.items_end, wanted).doing("read", &self.path)?;
-        if bytes.len() == wanted { Ok(bytes) } else { Err(self.damaged("its footer is cut".into())) }
+        if note.vouches_for(&bytes) { Ok(bytes) } else { Err(self.damaged("its footer is not what was sealed".into())) }
     }
 
     /// Ends a file whose append or sync has failed, before anything is written to the next one: what stands behind the

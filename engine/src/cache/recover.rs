@@ -224,6 +224,8 @@ fn scan_file(dir: &CacheDir, segment: SegmentNo, owner: Owner) -> Result<Found, 
     }
     let file_bytes = bytes.len() as u64;
     let note = bytes.last_chunk::<NOTE_BYTES>().and_then(|end| Note::decode(end, file_bytes));
+    // A footer that the disk has changed is sealed again, as one that was never finished.
+    let note = note.filter(|note| note.vouches_for(&bytes[note.items_end as usize..note.object_bytes as usize]));
     Ok(Ok((scan, file_bytes, note)))
 }
 

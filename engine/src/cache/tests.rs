@@ -8,7 +8,7 @@ use super::dir::{CacheDir, may_continue};
 use super::file::SegmentFile;
 use super::io::{CacheIo, DiskIo};
 use super::model::{DiskFault, ModelDisk};
-use super::recover::{DiscardReason, Recovered, Unlocked, recover, reindex, unlock};
+use super::recover::{DiscardReason, Recovered, Unlocked, recover, reindex, survey, unlock};
 use super::*;
 use crate::ids::{Epoch, IncarnationId, Lsn, MachineId, Salt, Slot, TimelineId, Timestamp, WriterId};
 use crate::log::SegmentNo;
@@ -366,6 +366,33 @@ fn a_sealed_segment_needs_no_key_and_takes_another_footer() {
     assert_eq!(segment.note.map(|note| note.place), Some(place(6)));
     assert!(!segment.cut);
     assert_eq!(segment.items_end, closed.items_end);
+}
+
+#[test]
+fn a_footer_that_the_disk_has_changed_is_not_sent_but_sealed_again() {
+    let mut rig = Rig::new();
+    rig.batches(2);
+    let closed = rig.close();
+    let (footer, digest) = sealed(&closed, place(5));
+    let file = rig.file.as_mut().expect("open");
+    file.write_footer(closed.items_end, &footer, place(5), digest).expect("room");
+    let note = file.note().expect("readable").expect("written");
+    let path = rig.dir.segment_path(closed.segment);
+    let whole = rig.disk.contents(&path).expect("written");
+    for at in note.items_end..note.object_bytes {
+        let mut damaged = whole.clone();
+        damaged[at as usize] ^= 0x10;
+        rig.disk.plant(&path, damaged);
+        let opened = SegmentFile::open(&rig.dir, closed.segment).expect("it is there");
+        assert!(matches!(opened.read_footer(&note), Err(CacheError::Damaged { .. })), "byte {at}");
+        let recovered = survey(&rig.dir, owner()).expect("the disk works");
+        let segment = &recovered.segments[0];
+        assert_eq!(
+            (segment.note, segment.items_end),
+            (None, closed.items_end),
+            "byte {at}: its items are as good as before"
+        );
+    }
 }
 
 #[test]
