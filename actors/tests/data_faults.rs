@@ -19,6 +19,9 @@ use farshore_engine::ids::{Epoch, Lsn};
 use farshore_engine::nbd::client::{ClientOptions, NbdClient, NbdUri};
 use farshore_engine::protocol;
 use farshore_engine::record::MarkKind;
+use farshore_engine::vault::layout::{ObjectName, log_prefix};
+use farshore_engine::vault::store::ObjectStore as _;
+use farshore_engine::vault::store::memory::MemoryStore;
 
 /// A cache disk whose next syncs of segment files fail, as often as it is told.
 struct FailingSync {
@@ -378,4 +381,63 @@ async fn strangers_on_the_port_are_closed_and_agents_still_served() {
     until("the strangers are done", async || strangers.is_finished()).await;
     strangers.join().unwrap();
     assert!(server.plane.stop().await);
+}
+
+/// What lies at the log's end, and what it is named.
+async fn end_of_log(store: &MemoryStore) -> (ObjectName, Bytes) {
+    let objects = store.list(&log_prefix(machine(1), TIMELINE), None, 10_000).await.expect("it lists");
+    let name = objects.last().expect("the log has an object").name.clone();
+    let (bytes, _) = store.get(&name).await.expect("it was listed");
+    (name, bytes)
+}
+
+fn with_another_last_byte(bytes: &Bytes) -> Option<Bytes> {
+    let mut damaged = bytes.to_vec();
+    *damaged.last_mut().expect("no object is empty") ^= 1;
+    Some(damaged.into())
+}
+
+async fn has_damage(server: &data_rig::Server) -> bool {
+    let status = server.status(1).await.expect("assigned");
+    status.health.iter().any(|issue| issue.code == IssueCode::VaultDamaged)
+}
+
+#[actix::test]
+async fn nothing_is_built_on_damage_and_once_it_is_put_right_the_log_goes_on_by_itself() {
+    let store = Arc::new(MemoryStore::new());
+    let rig = Rig::with_store(store.clone());
+    let one = rig.server("one").await;
+    one.assign(1, 1).await.unwrap();
+    let agent = rig.agent(&one, 1, &[256 << 10]);
+    agent.load(|agent| agent.committed() > Lsn(100)).await;
+    assert!(one.plane.stop().await);
+
+    // The next owner cannot read where the log goes on.
+    let (name, whole) = end_of_log(&store).await;
+    store.damage(&name, with_another_last_byte(&whole));
+    let two = rig.server("two").await;
+    let refusal = two.assign(1, 2).await.expect_err("it cannot be adopted");
+    assert_eq!(refusal.code, RefusalCode::VaultUnavailable);
+    assert!(has_damage(&two).await);
+    assert_eq!(end_of_log(&store).await.0, name, "no fence behind it");
+    store.damage(&name, Some(whole));
+    two.wait_phase(1, MachinePhase::Ready).await;
+    assert!(!has_damage(&two).await);
+
+    // A stream that begins anew cannot either; the machine takes writes meanwhile.
+    agent.connect_to(two.plane.address());
+    agent.wait_committed(agent.mark(MarkKind::App)).await;
+    let (name, whole) = end_of_log(&store).await;
+    store.damage(&name, with_another_last_byte(&whole));
+    rig.chaos.arm(ActorKind::UploadStream, Some(machine(1))).unwrap();
+    agent.wait_durable(agent.mark(MarkKind::App)).await;
+    until("the damage is told", async || has_damage(&two).await).await;
+    agent.wait_durable(agent.mark(MarkKind::App)).await;
+    store.damage(&name, Some(whole));
+    until("the damage is gone", async || !has_damage(&two).await).await;
+    let last = agent.mark(MarkKind::App);
+    agent.wait_committed(last).await;
+    assert_eq!(two.status(1).await.unwrap().actors[&ActorKind::Machine].restarts, 0, "nothing had to die for it");
+    rig.check_points(1, &agent).await;
+    assert!(two.plane.stop().await);
 }

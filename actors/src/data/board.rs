@@ -94,6 +94,12 @@ impl Board {
         }
     }
 
+    /// What the vault holds of the log cannot be read where the log goes on.
+    pub(super) fn vault_is_damaged(&self, text: &str) {
+        let remedy = "Run `farshore vault verify`. Nothing is built on damage; it is read again every few seconds.";
+        self.raise(IssueCode::VaultDamaged, Severity::Critical, text.into(), remedy);
+    }
+
     /// It is no longer wrong. An event goes out when it was.
     pub(super) fn clear(&self, code: IssueCode) {
         let mut status = self.status.lock();

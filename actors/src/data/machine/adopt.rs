@@ -18,6 +18,7 @@ use farshore_engine::cache::recover::{Discarded, Recovered, Unlocked, recover, u
 use farshore_engine::control::messages::Severity;
 use farshore_engine::ids::Slot;
 use farshore_engine::log::Owner;
+use farshore_engine::protocol::RefusalCode;
 use farshore_engine::vault::read::tail::Tail;
 use slog::{info, warn};
 
@@ -27,7 +28,7 @@ use super::{Machine, now};
 use crate::data::board::Spare;
 use crate::data::compactor::Compactor;
 use crate::data::messages::Adopted;
-use crate::data::upload::{StreamOpen, StreamSpec, UploadStream, WorkError, read_tail};
+use crate::data::upload::{DAMAGE_PAUSE, StreamOpen, StreamSpec, UploadStream, WorkError, read_tail};
 use crate::data::{DataError, DataEventKind, IssueCode, MachinePhase};
 use crate::supervise::{TurnError, Warden};
 
@@ -108,7 +109,10 @@ impl Machine {
                     ctx.run_later(VAULT_PAUSE, Self::read_tail);
                 }
                 Err(WorkError::Damaged(text)) if machine.spec.key.withdraw() => machine.key_is_wrong(&text),
-                Err(WorkError::Damaged(text) | WorkError::Cache(text)) => machine.vault_is_damaged(text),
+                Err(WorkError::Damaged(text) | WorkError::Cache(text)) => {
+                    machine.vault_is_damaged(&text);
+                    ctx.run_later(DAMAGE_PAUSE, Self::read_tail);
+                }
             }
         }));
     }
@@ -121,6 +125,7 @@ impl Machine {
         self.spec.key.is_proven();
         self.spec.wiring.vault_answered(true);
         self.spec.board.clear(IssueCode::VaultAway);
+        self.spec.board.clear(IssueCode::VaultDamaged);
         let (me, stock) = (self.spec.owner, self.stock.as_ref().expect("the cache is looked at first"));
         let newest = tail.last_owner.map(|(epoch, writer)| Owner { epoch, writer });
         if let Some(by) = newest.filter(|newest| *newest != me && newest.epoch >= me.epoch) {
@@ -274,7 +279,10 @@ impl Machine {
         self.set_phase(MachinePhase::Locked);
         let what = format!("the data key that the machine's agent brought does not open its log: {text}");
         self.spec.board.raise(IssueCode::VaultLocked, Severity::Critical, what, "Enrol the machine again.");
-        self.refuse_those_who_wait("the data key that the agent brought does not open the machine's log");
+        self.refuse_those_who_wait(
+            RefusalCode::VaultLocked,
+            "the data key that the agent brought does not open the machine's log",
+        );
     }
 
     fn cache_is_lost(&mut self, error: CacheError) {
@@ -283,10 +291,11 @@ impl Machine {
         self.fail(error.into(), MachinePhase::Failed);
     }
 
-    pub(super) fn vault_is_damaged(&mut self, text: String) {
-        let remedy = "Run `farshore vault verify`; nothing is built on damage.";
-        self.spec.board.raise(IssueCode::VaultDamaged, Severity::Critical, text.clone(), remedy);
-        self.fail(DataError::VaultDamaged(text), MachinePhase::Failed);
+    fn vault_is_damaged(&mut self, text: &str) {
+        self.spec.board.vault_is_damaged(text);
+        let error = DataError::VaultDamaged(text.into());
+        self.refuse_those_who_wait(RefusalCode::NotReady, &error.to_string());
+        self.waiters.drain(..).for_each(|waiter| drop(waiter.send(Err(error.clone()))));
     }
 
     /// The log cannot be written by this life any more.

@@ -143,7 +143,6 @@ impl Handler<StreamStopped> for Machine {
         }
         match msg {
             StreamStopped::Fenced { by, slot } => self.is_fenced(by, slot, ctx),
-            StreamStopped::VaultDamaged(text) => self.vault_is_damaged(text),
             // The next life takes stock of the cache, discards what is damaged, and has it sent again.
             StreamStopped::CacheDamaged(text) => panic!("{text}"),
         }

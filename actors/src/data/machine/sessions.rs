@@ -167,9 +167,9 @@ impl Machine {
         }
     }
 
-    pub(super) fn refuse_those_who_wait(&mut self, why: &str) {
+    pub(super) fn refuse_those_who_wait(&mut self, code: RefusalCode, why: &str) {
         for waiting in std::mem::take(&mut self.sessions.waiting) {
-            self.refuse(waiting.session, Refusal::new(RefusalCode::VaultLocked, why));
+            self.refuse(waiting.session, Refusal::new(code, why));
         }
     }
 

@@ -48,6 +48,9 @@ pub(super) use work::{WorkError, put};
 /// Pause before the tail is read again when the vault does not answer.
 const TAIL_PAUSE: Duration = Duration::from_secs(1);
 
+/// Pause before what cannot be read in the vault is read again: it may be put right meanwhile.
+pub(super) const DAMAGE_PAUSE: Duration = Duration::from_secs(5);
+
 /// What to do about a vault that does not do its part.
 const VAULT_REMEDY: &str = "Look at the vault; segments wait in the cache meanwhile, and the RPO grows.";
 
@@ -91,8 +94,6 @@ pub(super) struct SegmentCommitted {
 pub(super) enum StreamStopped {
     /// Another owner has the log.
     Fenced { by: Owner, slot: Option<Slot> },
-    /// The vault holds something that cannot be read where the log goes on.
-    VaultDamaged(String),
     /// A cached segment cannot be read: take stock of the cache again.
     CacheDamaged(String),
 }
@@ -178,10 +179,11 @@ impl UploadStream {
                 ctx.run_later(TAIL_PAUSE, Self::begin);
                 return;
             }
-            Err(WorkError::Damaged(text)) => return self.tell(StreamStopped::VaultDamaged(text)),
+            Err(WorkError::Damaged(text)) => return self.vault_is_damaged(&text, ctx),
             Err(WorkError::Cache(text)) => return self.tell(StreamStopped::CacheDamaged(text)),
         };
         self.store_answered();
+        self.spec.machine.board.clear(IssueCode::VaultDamaged);
         let newest = tail.last_owner.map(|(epoch, writer)| Owner { epoch, writer });
         let start = Start { place: FooterPlace { slot: tail.next, previous: tail.previous }, newest };
         let me = self.spec.machine.owner;
@@ -258,10 +260,17 @@ impl UploadStream {
             StopReason::Fenced { by, slot } => self.tell(StreamStopped::Fenced { by, slot: Some(slot) }),
             StopReason::Damaged { slot } => {
                 let text = format!("slot {slot} of machine {} cannot be read", self.spec.machine.machine);
-                self.tell(StreamStopped::VaultDamaged(text));
+                self.vault_is_damaged(&text, ctx);
             }
             StopReason::Reread { .. } => self.begin(ctx),
         }
+    }
+
+    /// Nothing is sent behind damage. The log's end is read again after a pause: it may be put right meanwhile.
+    pub(super) fn vault_is_damaged(&mut self, text: &str, ctx: &mut Context<Self>) {
+        self.spec.machine.board.vault_is_damaged(text);
+        self.committer = None;
+        ctx.run_later(DAMAGE_PAUSE, Self::begin);
     }
 
     fn store_failed(&self, kind: StoreErrorKind, text: &str) {

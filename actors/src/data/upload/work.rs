@@ -83,8 +83,11 @@ impl UploadStream {
                 stream.fence_state_is_known(attempt, place, &state, ctx);
             }
             Err(error) => {
-                stream.failed(error);
-                ctx.run_later(STEP_PAUSE, move |stream, ctx| stream.seal_fence(attempt, place, state_of, ctx));
+                stream.failed(error, ctx);
+                // Without a committer the log's end is read again first.
+                if stream.committer.is_some() {
+                    ctx.run_later(STEP_PAUSE, move |stream, ctx| stream.seal_fence(attempt, place, state_of, ctx));
+                }
             }
         }));
     }
@@ -123,7 +126,7 @@ impl UploadStream {
                 stream.ready.insert(digest, Arc::new(ready));
                 stream.feed(ctx, |committer| committer.sealed(attempt, digest));
             }
-            Err(error) => stream.failed(error),
+            Err(error) => stream.failed(error, ctx),
         }));
     }
 
@@ -154,7 +157,7 @@ impl UploadStream {
                 stream.feed(ctx, |committer| committer.staged(attempt));
             }
             Err(error) => {
-                stream.failed(error);
+                stream.failed(error, ctx);
                 stream.feed(ctx, |committer| committer.stage_failed(attempt));
             }
         }));
@@ -188,16 +191,18 @@ impl UploadStream {
         ctx.spawn(looking.into_actor(self).map(move |found, stream, ctx| match found {
             Ok(found) => stream.feed(ctx, |committer| committer.found(attempt, &found)),
             Err(error) => {
-                stream.failed(error);
+                stream.failed(error, ctx);
                 stream.feed(ctx, |committer| committer.look_failed(attempt));
             }
         }));
     }
 
-    fn failed(&self, error: WorkError) {
+    fn failed(&mut self, error: WorkError, ctx: &mut Context<Self>) {
         match error {
             WorkError::Store { kind, text } => self.store_failed(kind, &text),
-            WorkError::Damaged(text) => self.tell(StreamStopped::VaultDamaged(text)),
+            WorkError::Damaged(text) if self.committer.is_some() => self.vault_is_damaged(&text, ctx),
+            // What was begun before the damage was seen; the log's end is read again already.
+            WorkError::Damaged(_) => {}
             WorkError::Cache(text) => self.tell(StreamStopped::CacheDamaged(text)),
         }
     }
