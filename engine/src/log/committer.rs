@@ -115,6 +115,19 @@ impl Committer {
     /// # Errors
     /// The owner that has replaced this one already.
     pub fn start(me: Owner, start: Start, window: usize) -> Result<(Self, Vec<Effect>), Owner> {
+        Self::start_behind(0, me, start, window)
+    }
+
+    /// Begins anew at the end of the log as it was read again, with nothing offered. What is still answered to attempts of
+    /// before changes nothing.
+    ///
+    /// # Errors
+    /// The owner that has replaced this one already.
+    pub fn start_again(self, start: Start) -> Result<(Self, Vec<Effect>), Owner> {
+        Self::start_behind(self.attempts, self.me, start, self.window)
+    }
+
+    fn start_behind(attempts: u64, me: Owner, start: Start, window: usize) -> Result<(Self, Vec<Effect>), Owner> {
         let phase = match start.newest {
             Some(newest) if newest == me => Phase::Open,
             Some(newest) if newest.epoch >= me.epoch => return Err(newest),
@@ -126,7 +139,7 @@ impl Committer {
             phase,
             window: window.max(1),
             queue: VecDeque::new(),
-            attempts: 0,
+            attempts,
             state_of: None,
             effects: Vec::new(),
         };

@@ -104,6 +104,8 @@ pub(super) struct UploadStream {
     life: Life,
     turn: LaneTurn,
     committer: Option<Committer>,
+    /// The committer of before the log's end was read again.
+    before: Option<Committer>,
     /// The log's state at its end, as it was read, or as an object behind that says (by its slot).
     states: BTreeMap<Option<Slot>, LogState>,
     offers: BTreeMap<SegmentNo, OfferSegment>,
@@ -124,6 +126,7 @@ impl Ward for UploadStream {
             spec,
             life,
             committer: None,
+            before: None,
             states: BTreeMap::new(),
             offers: BTreeMap::new(),
             ready: HashMap::new(),
@@ -160,7 +163,7 @@ impl UploadStream {
 
     /// Reads the log's end and starts from there, forgetting everything else.
     fn begin(&mut self, ctx: &mut Context<Self>) {
-        self.committer = None;
+        self.end_committer();
         self.states.clear();
         self.offers.clear();
         self.ready.clear();
@@ -188,7 +191,11 @@ impl UploadStream {
         let start = Start { place: FooterPlace { slot: tail.next, previous: tail.previous }, newest };
         let me = self.spec.machine.owner;
         self.states.insert(None, tail.state);
-        match Committer::start(me, start, self.spec.machine.wiring.config.limits.upload_window) {
+        let started = match self.before.take() {
+            Some(before) => before.start_again(start),
+            None => Committer::start(me, start, self.spec.machine.wiring.config.limits.upload_window),
+        };
+        match started {
             Ok((committer, effects)) => {
                 let open = newest == Some(me);
                 self.committer = Some(committer);
@@ -199,6 +206,10 @@ impl UploadStream {
             }
             Err(by) => self.tell(StreamStopped::Fenced { by, slot: None }),
         }
+    }
+
+    fn end_committer(&mut self) {
+        self.before = self.committer.take().or(self.before.take());
     }
 
     fn is_open(&self, next_slot: Slot, state_of: Option<Slot>) {
@@ -269,7 +280,7 @@ impl UploadStream {
     /// Nothing is sent behind damage. The log's end is read again after a pause: it may be put right meanwhile.
     pub(super) fn vault_is_damaged(&mut self, text: &str, ctx: &mut Context<Self>) {
         self.spec.machine.board.vault_is_damaged(text);
-        self.committer = None;
+        self.end_committer();
         ctx.run_later(DAMAGE_PAUSE, Self::begin);
     }
 

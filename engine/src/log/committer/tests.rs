@@ -95,6 +95,20 @@ fn segments_are_sealed_and_staged_ahead_but_published_one_by_one() {
 }
 
 #[test]
+fn what_is_answered_to_attempts_of_before_the_end_was_read_again_changes_nothing() {
+    let mut committer = open();
+    let late = publishing(&mut committer);
+    let start = Start { place: place(7, 6), newest: Some(owner(3)) };
+    let (mut committer, effects) = committer.start_again(start).expect("its own fence");
+    assert_eq!((effects, committer.backlog()), (Vec::new(), 0), "nothing is offered yet");
+    let publish = publishing(&mut committer);
+    assert_eq!(committer.published(late, PutOutcome::Created), [], "it was another segment's slot");
+    assert_eq!(committer.backlog(), 1);
+    let effects = committer.published(publish, PutOutcome::Created);
+    assert!(matches!(effects[..], [Effect::Committed { slot: Slot(7), .. }]), "{effects:?}");
+}
+
+#[test]
 fn a_lost_answer_is_looked_after_and_my_own_bytes_count() {
     for already in [true, false] {
         let mut committer = open();
