@@ -90,10 +90,22 @@ impl Browser {
         self.answers.write_all(b"done\n").expect("answer the browser");
     }
 
-    fn succeeded(mut self) {
+    fn succeeded(mut self, last: &mut LastWord) {
         let status = self.child.wait().expect("wait for node");
-        let why = self.why.take().expect("asked once").join().expect("read its errors");
-        assert!(status.success(), "the browser's script failed with {status}: {why}");
+        last.0 = self.why.take().expect("asked once").join().expect("read its errors");
+        assert!(status.success(), "the browser's script failed with {status}: {}", last.0);
+    }
+}
+
+/// Why a script failed, said again below all that the processes have to say: the end of a long output is what is kept.
+#[derive(Default)]
+struct LastWord(String);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the browser's script said last:\n{}", self.0);
+        }
     }
 }
 
@@ -139,6 +151,7 @@ fn bytes_of(uri: &str, into: &Path) -> u64 {
 /// whose data the oracle judges, clean-up, a server that is not heard: all in the browser, in light and dark, at two widths.
 #[test]
 fn an_operator_protects_a_machine_and_tests_a_failover_in_the_browser() {
+    let mut last = LastWord::default();
     let rig = Rig::new();
     let site = Site::up(&rig, &[]);
     let mut machine = Machine::new(&rig, "db 1", &[("system", DISK_BYTES, 4096), ("data", DISK_BYTES, 512)]);
@@ -184,17 +197,18 @@ fn an_operator_protects_a_machine_and_tests_a_failover_in_the_browser() {
         }
         browser.answer();
     }
-    browser.succeeded();
+    browser.succeeded(&mut last);
     assert!(!served.is_empty(), "the script came to its test failover");
 }
 
 /// A list of a thousand machines that all change each second: only rows in sight exist, and scrolling does not stall.
 #[test]
 fn a_list_of_a_thousand_machines_stays_smooth() {
+    let mut last = LastWord::default();
     let rig = Rig::new();
     let site = Site::up(&rig, &[]);
     let settings = json!({ "url": site.endpoints.management, "login": login_path(&rig, &site), "machines": 1000 });
     let mut browser = Browser::start("thousand.mjs", &settings);
     assert_eq!(browser.need(), None, "it needs nothing");
-    browser.succeeded();
+    browser.succeeded(&mut last);
 }

@@ -267,5 +267,12 @@ async function theServerIsNotHeard() {
   await look(page, 'disconnected');
   await need('server goes on');
   await banner.waitFor({ state: 'detached' });
+  // It is heard again before its process server, which was not there either, is: until then it says so to who asks.
+  await eventually('the process server to answer too', () =>
+    page.evaluate(async (name) => {
+      const answer = await fetch(`/api/v1/machines/${encodeURIComponent(name)}/points?limit=1`);
+      return answer.ok || answer.status;
+    }, machine),
+  );
   serverIsAway(false);
 }

@@ -37,10 +37,13 @@ export async function eventually(what, probe, within = PATIENCE) {
   throw new Error(`waited ${within} ms for ${what}; last: ${last}`);
 }
 
-/** Whether the server is away: what was asked of it meanwhile may fail, also when it is back before the failure is seen. */
+/** Whether the server is away: what was under way meanwhile may fail, also when it is back before the failure is seen. */
 let away = false;
+const underWay = new Set();
+const excused = new WeakSet();
 export function serverIsAway(is) {
   away = is;
+  underWay.forEach((request) => excused.add(request));
 }
 
 export async function open(options = {}) {
@@ -56,13 +59,19 @@ export async function open(options = {}) {
     // A browser also notes each request that fails: those are judged below, where it is known when they were made.
     if (message.type() === 'error' && !/^Failed to load resource/.test(message.text())) errors.push(message.text());
   });
-  const excused = new WeakSet();
-  page.on('request', (request) => away && excused.add(request));
+  page.on('request', (request) => {
+    underWay.add(request);
+    if (away) excused.add(request);
+  });
   const failed = (request, how) => {
     if (!away && !excused.has(request)) errors.push(`${request.method()} ${request.url()}: ${how}`);
   };
-  // A view that is left gives up what it has asked for.
-  page.on('requestfailed', (request) => request.failure().errorText === 'net::ERR_ABORTED' || failed(request, request.failure().errorText));
+  page.on('requestfinished', (request) => underWay.delete(request));
+  page.on('requestfailed', (request) => {
+    underWay.delete(request);
+    // A view that is left gives up what it has asked for.
+    if (request.failure().errorText !== 'net::ERR_ABORTED') failed(request, request.failure().errorText);
+  });
   // Who is not signed in yet is told so.
   page.on('response', (response) => response.ok() || [304, 401].includes(response.status()) || failed(response.request(), response.status()));
   const end = async () => {
