@@ -5,6 +5,7 @@ mod model;
 mod mortal;
 mod world;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Merger;
@@ -14,10 +15,13 @@ use crate::record::{GapReason, Record};
 use crate::vault::manifest::{Pin, PinKind};
 use crate::vault::pins::{PinError, drop_pins, put_pin, renew_pins};
 use crate::vault::read::open_vault::{Credential, OpenVault};
+use crate::vault::read::segment_view::{LogSource, ObjectPlace};
 use crate::vault::read::timeline::TimelineReader;
 use crate::vault::read::verify::{Scope, verify};
+use crate::vault::repair::{Proof, StoreCopies, repair};
 use crate::vault::retention::Ladder;
 use crate::vault::store::ObjectStore;
+use crate::vault::store::memory::MemoryStore;
 use world::{GRACE_S, SECTORS, World, bytes_at, history, ladder};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -99,6 +103,34 @@ fn a_run_that_was_given_up_is_never_committed() {
         };
         assert!(manifest.commit_run(merger.owner.0, run, &[], |_| true, world.now()).is_err());
         world.settle().await.expect("its parts go");
+    });
+}
+
+#[test]
+fn a_damaged_part_of_a_run_is_put_back_from_a_copy() {
+    block_on(async {
+        let mut world = history(6).await;
+        world.merge(true, None).await.expect("a run");
+        let merger = world.merger(None);
+        let (manifest, _) = merger.keeper.read(merger.owner.0).await.expect("it reads");
+        let (run, store) = (&manifest.runs[0], &world.log.store);
+        let source = world.log.source();
+        for part in 0..run.parts {
+            let place = ObjectPlace::Run(run.id, part);
+            let name = place.name(world.log.machine, world.log.timeline);
+            let sound = world.log.object(&name).await;
+            let copy = MemoryStore::new();
+            copy.damage(&name, Some(sound.clone()));
+            let copies =
+                StoreCopies { source: LogSource::new(Arc::new(copy), source.machine(), source.key().clone()) };
+            for damage in [None, Some(sound.slice(..sound.len() - 1))] {
+                store.damage(&name, damage);
+                let done = repair(&source, world.log.timeline, place, &copies, Proof::Required).await;
+                assert_eq!(done.expect("the store answers"), Ok(()), "part {part} of {}", run.parts);
+                assert_eq!(world.log.object(&name).await, sound);
+            }
+        }
+        world.check().await.expect("nothing is lost");
     });
 }
 

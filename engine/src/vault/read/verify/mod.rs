@@ -11,6 +11,7 @@
 //! Damage never ends a verify and never panics it (I9); only a store that does not answer does. A wrong key does not get
 //! here: the vault does not open with it.
 
+mod log;
 mod object;
 mod report;
 mod scope;
@@ -25,21 +26,20 @@ use futures_util::stream::{self, StreamExt};
 pub use self::report::{BadObjectReport, MachineReport, TimelineReport, TouchedPoint, VerifyReport};
 pub use self::scope::{PointScope, Scope};
 
-use self::object::{ObjectFaults, check_object};
-use self::touch::{Faults, Place, touches};
+pub(in crate::vault) use self::log::{Findings, LiveObject, check_live, live_objects, open_live};
+pub(in crate::vault) use self::object::ObjectFaults;
+pub(in crate::vault) use self::scope::share_of;
+pub(in crate::vault) use self::touch::Place;
+
 use super::error::{Damage, ReadError};
 use super::open_vault::{Credential, KeysFault, OpenVault, open_keys};
-use super::points::RecoveryPoint;
 use super::segment_view::{LogSource, ObjectPlace};
-use super::slots::{FilledSlot, find_slots};
-use super::timeline::TimelineReader;
-use crate::ids::{MachineId, Slot, TimelineId};
+use crate::ids::{MachineId, TimelineId};
 use crate::vault::about::About;
 use crate::vault::catalog::Catalog;
 use crate::vault::crypto::VaultKey;
 use crate::vault::layout::ObjectName;
 use crate::vault::manifest::Manifest;
-use crate::vault::manifest_keeper::read_manifest;
 use crate::vault::store::{ObjectStore, StoreError};
 use bytes::Bytes;
 
@@ -234,16 +234,14 @@ impl Verify<'_> {
         for timeline in &found.manifests {
             self.manifest(&source, *timeline).await?;
         }
-        let mut faults = Faults::new();
-        let mut unreadable = BTreeMap::new();
-        let mut slots = BTreeMap::new();
+        let (mut findings, mut slots) = (Findings::default(), BTreeMap::new());
         for timeline in &found.timelines {
-            let filled = self.log_objects(&source, *timeline, &mut faults, &mut unreadable).await?;
+            let filled = self.log_objects(&source, *timeline, &mut findings).await?;
             slots.insert(*timeline, filled);
         }
         let mut timelines = Vec::new();
         for timeline in &found.timelines {
-            let mut entry = self.timeline(&source, *timeline, &faults, &unreadable).await?;
+            let mut entry = findings.map(&mut self.report, &source, *timeline).await?;
             entry.slots = slots[timeline];
             entry.described = described.contains(timeline);
             timelines.push(entry);
@@ -267,11 +265,12 @@ impl Verify<'_> {
         &mut self,
         source: &LogSource,
         timeline: TimelineId,
-        faults: &mut Faults,
-        unreadable: &mut BTreeMap<Place, Damage>,
+        findings: &mut Findings,
     ) -> Result<u64, ReadError> {
         let (objects, slots, missing) = live_objects(source, timeline).await?;
-        unreadable.extend(missing.into_iter().map(|slot| ((timeline, ObjectPlace::Slot(slot)), Damage::Missing)));
+        for slot in missing {
+            findings.take((timeline, ObjectPlace::Slot(slot)), Err(Damage::Missing));
+        }
         let taken = |object: &LiveObject| self.scope.takes(source.machine(), &(timeline, object.place));
         let (objects, left): (Vec<_>, Vec<_>) = objects.into_iter().partition(taken);
         self.report.log_objects_read += objects.len() as u64;
@@ -287,119 +286,9 @@ impl Verify<'_> {
         let mut checked = stream::iter(checks).buffered(OBJECTS_IN_FLIGHT);
         while let Some((place, result)) = checked.next().await {
             self.step();
-            match result? {
-                Ok(found) if found.is_empty() => {}
-                Ok(found) => {
-                    faults.insert((timeline, place), found);
-                }
-                Err(damage) => {
-                    unreadable.insert((timeline, place), damage);
-                }
-            }
+            findings.take((timeline, place), result?);
         }
-        for ((of, place), damage) in unreadable.iter().filter(|((of, _), _)| *of == timeline) {
-            self.report.bad(place.name(source.machine(), *of).as_str()).problem(damage);
-        }
-        for ((of, place), found) in faults.iter().filter(|((of, _), _)| *of == timeline) {
-            let bad = self.report.bad(place.name(source.machine(), *of).as_str());
-            found.problems.iter().for_each(|problem| bad.problem(problem));
-        }
+        findings.note(&mut self.report, source.machine(), timeline);
         Ok(slots)
-    }
-
-    /// Reads a timeline as any reader does, and tells which of its points damage touches.
-    async fn timeline(
-        &mut self,
-        source: &LogSource,
-        timeline: TimelineId,
-        faults: &Faults,
-        unreadable: &BTreeMap<Place, Damage>,
-    ) -> Result<TimelineReport, ReadError> {
-        let reader = TimelineReader::open(source.clone(), timeline).await?;
-        let (points, lost) = (reader.points(), reader.lost_points());
-        let machine = source.machine();
-        let mut touched = BTreeSet::new();
-        for touch in touches(source, reader.segments(), reader.history(), &points, faults).await? {
-            let (of, place) = touch.object;
-            touched.insert(touch.point);
-            let bad = self.report.bad(place.name(machine, of).as_str());
-            bad.touch(machine, timeline, &points[touch.point], &[touch.disk]);
-        }
-        if let Some(broken) = reader.broken() {
-            let bad = self.report.bad(broken.object.as_str());
-            bad.problem(&broken.damage);
-            bad.lost_from.insert(timeline, reader.chain().last_lsn);
-            lost.iter().for_each(|point| bad.touch(machine, timeline, point, &point.disks));
-            // Behind the break each bad object would lose what follows it even if the first were repaired.
-            for (of, place) in unreadable.keys().chain(faults.keys()).filter(|(of, _)| *of == timeline) {
-                let ObjectPlace::Slot(slot) = *place else { continue };
-                if slot <= broken.slot {
-                    continue;
-                }
-                let bad = self.report.bad(place.name(machine, *of).as_str());
-                let after = |point: &&RecoveryPoint| point.timeline == *of && point.slot >= slot;
-                lost.iter().filter(after).for_each(|point| bad.touch(machine, timeline, point, &point.disks));
-            }
-        }
-        Ok(TimelineReport {
-            timeline,
-            slots: 0,
-            sound_points: (points.len() - touched.len()) as u64,
-            touched_points: (touched.len() + lost.len()) as u64,
-            described: false,
-        })
-    }
-}
-
-/// An object that a timeline's readers need.
-#[derive(Debug, Clone, Copy)]
-struct LiveObject {
-    place: ObjectPlace,
-    /// Its size; of a part it is asked for.
-    bytes: Option<u64>,
-}
-
-/// What a timeline's readers need: the parts of its runs, then the slots from the floor on; how many slots that is; and
-/// those that are missing. What merging replaced and what waits to be deleted is none of it.
-async fn live_objects(
-    source: &LogSource,
-    timeline: TimelineId,
-) -> Result<(Vec<LiveObject>, u64, Vec<Slot>), ReadError> {
-    let manifest = match read_manifest(source, timeline).await {
-        Ok(found) => found.map(|(manifest, _)| manifest),
-        Err(ReadError::Damaged { .. }) => None,
-        Err(other) => return Err(other),
-    };
-    let (floor, runs) = manifest.map_or((Slot(0), Vec::new()), |manifest| (manifest.floor, manifest.runs));
-    let parts = runs.iter().flat_map(|run| (0..run.parts).map(|part| ObjectPlace::Run(run.id, part)));
-    let branch = runs.first().filter(|run| run.from > Slot(0)).map(|_| ObjectPlace::Slot(Slot(0)));
-    let merged = branch.into_iter().chain(parts).map(|place| LiveObject { place, bytes: None });
-    let mut objects: Vec<_> = merged.collect();
-    let slots = find_slots(source.store(), source.machine(), timeline, floor).await.map_err(ReadError::Store)?;
-    let filled = slots.filled.iter();
-    objects.extend(filled.map(|slot| LiveObject { place: ObjectPlace::Slot(slot.slot), bytes: Some(slot.bytes) }));
-    Ok((objects, slots.filled.len() as u64, slots.missing))
-}
-
-/// Reads one object whole. The outer error is the store's.
-async fn check_live(
-    source: &LogSource,
-    timeline: TimelineId,
-    object: LiveObject,
-) -> Result<Result<ObjectFaults, Damage>, ReadError> {
-    let name = object.place.name(source.machine(), timeline);
-    let bytes = match object.bytes {
-        Some(bytes) => Ok(bytes),
-        None => source.store().head(&name).await.map(|meta| meta.bytes).map_err(|error| ReadError::store(&name, error)),
-    };
-    let opened = match (bytes, object.place) {
-        (Ok(bytes), ObjectPlace::Slot(slot)) => source.open(timeline, FilledSlot { slot, bytes }, 0).await,
-        (Ok(bytes), ObjectPlace::Run(run, part)) => source.open_part(timeline, run, part, bytes, 0).await,
-        (Err(error), _) => Err(error),
-    };
-    match opened {
-        Ok(view) => check_object(source, &view).await.map(Ok),
-        Err(ReadError::Damaged { damage, .. }) => Ok(Err(damage)),
-        Err(other) => Err(other),
     }
 }

@@ -26,7 +26,7 @@ use crate::vault::segment::{IndexRow, ItemHeader, ItemKind};
 
 /// What is wrong inside an object whose footer holds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ObjectFaults {
+pub(in crate::vault) struct ObjectFaults {
     /// Frames that give no bytes, or none that can be trusted.
     pub(super) frames: BTreeMap<u32, Damage>,
     /// First LSN from which rows of a disk are not known, since an index page cannot be read or is wrong.
@@ -36,8 +36,13 @@ pub(super) struct ObjectFaults {
 }
 
 impl ObjectFaults {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::vault) fn is_empty(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// What was found first, if anything was.
+    pub(in crate::vault) fn into_first(self) -> Option<Damage> {
+        self.problems.into_iter().next()
     }
 
     fn add(&mut self, damage: Damage) {

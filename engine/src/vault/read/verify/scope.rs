@@ -84,14 +84,14 @@ impl Scope {
     pub(super) fn takes(&self, machine: MachineId, place: &Place) -> bool {
         match self {
             Self::Whole => true,
-            Self::Sample { percent, seed } => draw(&place.1.name(machine, place.0), *seed) < percent / 100.0,
+            Self::Sample { percent, seed } => share_of(&place.1.name(machine, place.0), *seed) < percent / 100.0,
             Self::Point(point) => point.machine == machine && point.needed.contains(place),
         }
     }
 }
 
 /// A number from 0 to below 1, drawn for an object.
-fn draw(name: &ObjectName, seed: u64) -> f64 {
+pub(in crate::vault) fn share_of(name: &ObjectName, seed: u64) -> f64 {
     let mut hash = blake3::Hasher::new();
     hash.update(&seed.to_le_bytes()).update(name.as_str().as_bytes());
     let drawn = hash.finalize().as_bytes()[..4].iter().fold(0u32, |sum, byte| sum << 8 | u32::from(*byte));

@@ -16,7 +16,7 @@ use crate::vault::read::segment_view::{LogSource, ObjectPlace, SegmentView};
 use crate::vault::segment::IndexRow;
 
 /// Where a log object lies.
-pub(super) type Place = (TimelineId, ObjectPlace);
+pub(in crate::vault) type Place = (TimelineId, ObjectPlace);
 
 /// Faults of a machine's objects.
 pub(super) type Faults = HashMap<Place, ObjectFaults>;

@@ -1,0 +1,267 @@
+//! Puts a damaged log object back as it was written, from a copy of it.
+//!
+//! ```text
+//!   copies ─► proven sound (checked whole, in memory) ─► proven to be the one ─► replaces the damaged one ─► checked again
+//! ```
+//!
+//! Objects are never written anew but here, and here only with the bytes that they had. What they were, others of the log say:
+//! the object's own footer where it still opens, else the footer behind it, or the manifest for the last part of a run. So a
+//! segment that lost the race for its slot, or one of a vault that went another way, is never put there (I2, I3).
+//!
+//! Crash story: an object is replaced whole, by one conditional call; before it the damaged one is there, behind it the
+//! sound one.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::layout::ObjectName;
+use super::manifest::Manifest;
+use super::manifest_keeper::read_manifest;
+use super::read::error::{Damage, ReadError};
+use super::read::segment_view::{LogSource, ObjectPlace, SegmentView};
+use super::read::verify::{LiveObject, check_live, open_live};
+use super::segment::FooterDigest;
+use super::store::memory::MemoryStore;
+use super::store::{ETag, ObjectStore, PutOutcome, StoreError, StoreErrorKind, SwapOutcome};
+use crate::ids::{Slot, TimelineId};
+
+/// Where copies of log objects may be.
+#[async_trait]
+pub trait Copies: Send + Sync {
+    /// What is there under the object's name; nothing needs to be right about it. Empty: no copy.
+    ///
+    /// # Errors
+    /// In words, when the place does not answer.
+    async fn copies_of(&self, timeline: TimelineId, place: ObjectPlace) -> Result<Vec<Bytes>, String>;
+}
+
+/// No copies anywhere.
+#[derive(Debug, Clone, Copy)]
+pub struct NoCopies;
+
+#[async_trait]
+impl Copies for NoCopies {
+    async fn copies_of(&self, _: TimelineId, _: ObjectPlace) -> Result<Vec<Bytes>, String> {
+        Ok(Vec::new())
+    }
+}
+
+/// Another store that holds the same vault, or did: a folder or container that it was copied to.
+pub struct StoreCopies {
+    /// The logs there; the key is the vault's own.
+    pub source: LogSource,
+}
+
+#[async_trait]
+impl Copies for StoreCopies {
+    async fn copies_of(&self, timeline: TimelineId, place: ObjectPlace) -> Result<Vec<Bytes>, String> {
+        match self.source.store().get(&place.name(self.source.machine(), timeline)).await {
+            Ok((bytes, _)) => Ok(vec![bytes]),
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Why an object stays damaged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RepairError {
+    /// Nobody has one.
+    #[error("there is no copy of it")]
+    NoCopy,
+    /// A place where one may be does not answer.
+    #[error("copies of it could not be read: {0}")]
+    CopiesAway(String),
+    /// The copy is damaged too.
+    #[error("the copy of it is damaged too: {0}")]
+    CopyDamaged(Damage),
+    /// The copy is sound, and another object.
+    #[error("the copy is another object than the one that stood here: it is of a history that went another way")]
+    OtherObject,
+    /// Nothing tells which object it was.
+    #[error(
+        "nothing proves that the copy is what stood here: its own footer cannot be read, and no sound object follows it"
+    )]
+    Unproven,
+    /// The store does not let it be replaced.
+    #[error("the store does not let it be replaced: {0}")]
+    Refused(String),
+    /// It changed meanwhile.
+    #[error("the object changed meanwhile: verify again")]
+    Changed,
+    /// It is still not what was written.
+    #[error("it was replaced and is still damaged: {0}; the store is not to be trusted")]
+    StillDamaged(Damage),
+}
+
+/// What counts as proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Only what the rest of the log says.
+    Required,
+    /// A sound copy is taken where nothing can prove or disprove it: the end of a log.
+    SoundCopyIsEnough,
+}
+
+/// Puts one damaged object back. The outer error is the store's: nothing is said of the object then.
+///
+/// # Errors
+/// [`RepairError`] says why it stays as it is.
+pub async fn repair(
+    source: &LogSource,
+    timeline: TimelineId,
+    place: ObjectPlace,
+    copies: &dyn Copies,
+    proof: Proof,
+) -> Result<Result<(), RepairError>, ReadError> {
+    let name = place.name(source.machine(), timeline);
+    let found = match source.store().head(&name).await {
+        Ok(meta) => Some(meta.etag),
+        Err(error) if error.kind == StoreErrorKind::NotFound => None,
+        Err(error) => return Err(ReadError::Store(error)),
+    };
+    let offered = match copies.copies_of(timeline, place).await {
+        Ok(offered) => offered,
+        Err(why) => return Ok(Err(RepairError::CopiesAway(why))),
+    };
+    let mut why = RepairError::NoCopy;
+    for bytes in offered {
+        let copy = match checked_copy(source, timeline, place, bytes.clone()).await? {
+            Ok(copy) => copy,
+            Err(damage) => {
+                why = RepairError::CopyDamaged(damage);
+                continue;
+            }
+        };
+        match (wanted(source, timeline, place).await?, proof) {
+            (Some(digest), _) if digest == copy.footer.digest => {}
+            (Some(_), _) => {
+                why = RepairError::OtherObject;
+                continue;
+            }
+            (None, Proof::SoundCopyIsEnough) => {}
+            (None, Proof::Required) => return Ok(Err(RepairError::Unproven)),
+        }
+        return match replace(source, &name, found.as_ref(), bytes).await {
+            Ok(()) => check(source, timeline, place).await,
+            Err(error) => Ok(Err(error)),
+        };
+    }
+    Ok(Err(why))
+}
+
+/// Checks a copy whole, as if it stood in a vault of its own.
+async fn checked_copy(
+    source: &LogSource,
+    timeline: TimelineId,
+    place: ObjectPlace,
+    bytes: Bytes,
+) -> Result<Result<SegmentView, Damage>, ReadError> {
+    let alone = Arc::new(MemoryStore::new());
+    let object = LiveObject { place, bytes: Some(bytes.len() as u64) };
+    let name = place.name(source.machine(), timeline);
+    alone.put_if_absent(&name, "copy", bytes).await.map_err(ReadError::Store)?;
+    let copied = LogSource::new(alone, source.machine(), source.key().clone());
+    match check_live(&copied, timeline, object).await? {
+        Ok(faults) => match faults.into_first() {
+            None => opened(&copied, timeline, object).await,
+            Some(damage) => Ok(Err(damage)),
+        },
+        Err(damage) => Ok(Err(damage)),
+    }
+}
+
+async fn opened(
+    source: &LogSource,
+    timeline: TimelineId,
+    object: LiveObject,
+) -> Result<Result<SegmentView, Damage>, ReadError> {
+    match open_live(source, timeline, object).await {
+        Ok(view) => Ok(Ok(view)),
+        Err(ReadError::Damaged { damage, .. }) => Ok(Err(damage)),
+        Err(other) => Err(other),
+    }
+}
+
+/// The digest of the footer that belongs here, where anything tells it.
+async fn wanted(
+    source: &LogSource,
+    timeline: TimelineId,
+    place: ObjectPlace,
+) -> Result<Option<FooterDigest>, ReadError> {
+    if let Ok(view) = opened(source, timeline, LiveObject { place, bytes: None }).await? {
+        return Ok(Some(view.footer.digest));
+    }
+    let manifest = match read_manifest(source, timeline).await {
+        Ok(found) => found.map(|(manifest, _)| manifest),
+        Err(ReadError::Damaged { .. }) => None,
+        Err(other) => return Err(other),
+    };
+    let behind = match behind(place, manifest.as_ref()) {
+        Behind::Object(place) => place,
+        Behind::Told(digest) => return Ok(Some(digest)),
+        Behind::Nothing => return Ok(None),
+    };
+    let view = opened(source, timeline, LiveObject { place: behind, bytes: None }).await?;
+    Ok(view.ok().map(|view| view.footer.previous))
+}
+
+/// What names the object in a place.
+enum Behind {
+    /// The object behind it, in its footer.
+    Object(ObjectPlace),
+    /// The manifest: this is its digest.
+    Told(FooterDigest),
+    Nothing,
+}
+
+fn behind(place: ObjectPlace, manifest: Option<&Manifest>) -> Behind {
+    let runs = manifest.map_or(&[][..], |manifest| &manifest.runs);
+    match place {
+        // What a child branched from stands before its runs.
+        ObjectPlace::Slot(Slot(0)) if !runs.is_empty() => Behind::Object(ObjectPlace::Run(runs[0].id, 0)),
+        ObjectPlace::Slot(slot) => Behind::Object(ObjectPlace::Slot(slot.next())),
+        ObjectPlace::Run(run, part) => match runs.iter().find(|known| known.id == run) {
+            Some(known) if part + 1 == known.parts => Behind::Told(known.footer),
+            Some(known) if part < known.parts => Behind::Object(ObjectPlace::Run(run, part + 1)),
+            _ => Behind::Nothing,
+        },
+    }
+}
+
+async fn replace(
+    source: &LogSource,
+    name: &ObjectName,
+    found: Option<&ETag>,
+    bytes: Bytes,
+) -> Result<(), RepairError> {
+    let refused = |error: StoreError| RepairError::Refused(error.to_string());
+    let done = match found {
+        Some(_) => {
+            let swapped = source.store().put_if_match(name, found, bytes).await.map_err(refused)?;
+            matches!(swapped, SwapOutcome::Swapped(_))
+        }
+        None => {
+            let put = source.store().put_if_absent(name, "repair", bytes).await.map_err(refused)?;
+            put == PutOutcome::Created
+        }
+    };
+    if done { Ok(()) } else { Err(RepairError::Changed) }
+}
+
+async fn check(
+    source: &LogSource,
+    timeline: TimelineId,
+    place: ObjectPlace,
+) -> Result<Result<(), RepairError>, ReadError> {
+    let damage = match check_live(source, timeline, LiveObject { place, bytes: None }).await? {
+        Ok(faults) => faults.into_first(),
+        Err(damage) => Some(damage),
+    };
+    Ok(damage.map_or(Ok(()), |damage| Err(RepairError::StillDamaged(damage))))
+}
+
+#[cfg(test)]
+mod tests;
