@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) retention: RetentionSettings,
     /// How process servers merge.
     pub(crate) merging: MergingSettings,
+    /// How process servers read again what lies in the vault.
+    pub(crate) scrubbing: ScrubbingSettings,
     /// The mobility agent.
     pub(crate) agent: AgentSettings,
     /// Logs.
@@ -113,6 +115,18 @@ pub(crate) struct MergingSettings {
     pub(crate) bytes_per_second_max: u64,
 }
 
+/// How process servers read again what lies in the vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScrubbingSettings {
+    /// How often a slice of each machine's log is read, in seconds.
+    pub(crate) slice_seconds: u64,
+    /// How many slices a log is read in.
+    pub(crate) slices: u64,
+    /// Bytes read per second, at most, over all machines of a process server.
+    pub(crate) bytes_per_second_max: u64,
+}
+
 /// The mobility agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,6 +176,11 @@ impl Default for Settings {
                 grace_seconds: defaults::MERGE_GRACE_SECONDS,
                 segments: defaults::MERGE_SEGMENTS,
                 bytes_per_second_max: defaults::MERGE_BYTES_PER_SECOND_MAX,
+            },
+            scrubbing: ScrubbingSettings {
+                slice_seconds: defaults::SCRUB_SLICE_SECONDS,
+                slices: defaults::SCRUB_SLICES,
+                bytes_per_second_max: defaults::SCRUB_BYTES_PER_SECOND_MAX,
             },
             agent: AgentSettings {
                 mark_interval_ms: defaults::MARK_INTERVAL_MS,
@@ -234,6 +253,15 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     }
     if settings.merging.bytes_per_second_max < 1 << 20 {
         return refuse("merging.bytes_per_second_max", "must be at least 1 MiB");
+    }
+    if !(60..=31 * 86_400).contains(&settings.scrubbing.slice_seconds) {
+        return refuse("scrubbing.slice_seconds", "must lie between 60 and 2678400");
+    }
+    if !(1..=1000).contains(&settings.scrubbing.slices) {
+        return refuse("scrubbing.slices", "must lie between 1 and 1000");
+    }
+    if settings.scrubbing.bytes_per_second_max < 1 << 20 {
+        return refuse("scrubbing.bytes_per_second_max", "must be at least 1 MiB");
     }
     if settings.agent.memory_bytes_max < 16 << 20 {
         return refuse("agent.memory_bytes_max", "must be at least 16 MiB");
@@ -342,6 +370,7 @@ mod tests {
             ("[listen]\nmanagement = \"0.0.0.0:8443\"\nplain_http = true\n", "loopback"),
             ("[retention]\nladder = [{ every_s = 60, for_s = 0 }]\n", "at least one second"),
             ("[merging]\nsegments = 1\n", "merging.segments"),
+            ("[scrubbing]\nslices = 0\n", "scrubbing.slices"),
             ("[log]\nlevel = \"loud\"\n", "no log level"),
         ] {
             let failure = load_text(text).err().unwrap_or_else(|| panic!("accepted: {text}"));

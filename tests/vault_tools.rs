@@ -156,6 +156,40 @@ fn verify_ends_with_1_on_damage_and_4_on_a_wrong_key() {
 }
 
 #[test]
+fn what_is_damaged_or_gone_is_put_back_from_a_copy_where_it_is_proven() {
+    let rig = Rig::new();
+    let copied = Command::new("cp").arg("-a").arg(rig.path("vault")).arg(rig.path("copy")).status();
+    assert!(copied.is_ok_and(|status| status.success()));
+    let from = rig.path("copy");
+    let repair = |more: &[&str]| rig.run("repair", &[&["--from", from.to_str().expect("a plain path")], more].concat());
+    assert!(stdout(&repair(&[])).contains("0 objects put back, 0 stay damaged"));
+
+    let last = rig.log.name(rig.log.taken[2].slot);
+    for (name, from_end) in [(rig.log.name(rig.log.taken[1].slot), 900), (last.clone(), 1)] {
+        let mut bytes = fs::read(rig.object(&name)).expect("the object is there");
+        let at = bytes.len() - from_end;
+        bytes[at] ^= 1;
+        fs::write(rig.object(&name), bytes).expect("it is damaged");
+    }
+    let gone = [ObjectName::keys(1), ObjectName::about(rig.log.machine, 1), rig.log.name(rig.log.taken[0].slot)];
+    gone.iter().for_each(|name| fs::remove_file(rig.object(name)).expect("it was there"));
+    let part = repair(&[]);
+    let said = String::from_utf8_lossy(&part.stdout).into_owned();
+    assert_eq!(part.status.code(), Some(1), "{said}");
+    assert!(said.contains("4 objects put back, 1 stay damaged") && said.contains("nothing proves"), "{said}");
+    assert!(said.contains(&format!("BAD {last}")), "{said}");
+    assert!(stdout(&repair(&["--accept-unproven"])).contains("1 objects put back, 0 stay damaged"));
+    assert!(stdout(&rig.run("verify", &[])).contains("everything is what was written"));
+    let differs = Command::new("diff")
+        .args(["-r", "-x", ".staging"])
+        .arg(rig.path("vault"))
+        .arg(&from)
+        .output()
+        .expect("diff runs");
+    assert!(differs.status.success(), "{}", String::from_utf8_lossy(&differs.stdout));
+}
+
+#[test]
 fn a_rotated_vault_key_opens_everything_and_the_old_one_nothing() {
     let rig = Rig::new();
     let rotate = |by: &str| {

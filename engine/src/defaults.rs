@@ -33,6 +33,13 @@ pub const MERGE_SEGMENTS: usize = 64;
 /// Bytes that a process server merges per second, at most: half of a core, and most of a disk is left to the writes.
 pub const MERGE_BYTES_PER_SECOND_MAX: u64 = 64 << 20;
 
+/// How often a slice of each machine's log is read again, in seconds.
+pub const SCRUB_SLICE_SECONDS: u64 = 24 * 3600;
+/// In so many slices a log is read again: each object once in thirty days, as drives are scrubbed.
+pub const SCRUB_SLICES: u64 = 30;
+/// Bytes that a process server reads again per second, at most: 10 TiB in thirty days take a quarter of each.
+pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 16 << 20;
+
 /// How long a member's certificate is valid, in days.
 pub const CERTIFICATE_DAYS: u32 = 397;
 /// Time that the owner before has to bring its cache to the vault during a move, in seconds.
@@ -56,6 +63,9 @@ pub const TABLE: &[(&str, u64, &str)] = &[
     ("merge grace", MERGE_GRACE_SECONDS, "s"),
     ("merge segments", MERGE_SEGMENTS as u64, "segments"),
     ("merge speed", MERGE_BYTES_PER_SECOND_MAX, "bytes/s"),
+    ("scrub slice", SCRUB_SLICE_SECONDS, "s"),
+    ("scrub slices", SCRUB_SLICES, "slices"),
+    ("scrub speed", SCRUB_BYTES_PER_SECOND_MAX, "bytes/s"),
     ("certificates", CERTIFICATE_DAYS as u64, "days"),
     ("release", RELEASE_SECONDS, "s"),
     ("adopt", ADOPT_SECONDS, "s"),

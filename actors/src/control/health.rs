@@ -37,6 +37,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
     ("machine_unassigned", "machine", "no process server takes its writes"),
     ("no_process_server", "installation", "no process server has joined"),
     (
+        "objects_damaged",
+        "process server's machine",
+        "objects of its log in the vault are not what was written, and the cache has no copy",
+    ),
+    (
         "process_server_away",
         "process server, machine",
         "it has no control session; whether it takes writes is not known",

@@ -231,6 +231,17 @@ impl ControlPlane {
         }
     }
 
+    /// Has all of a machine's log read again by its owner, which puts back what is damaged. The machine's report tells what came
+    /// of it.
+    pub async fn scrub(&self, machine: MachineId) -> Result<(), Fault> {
+        self.room.ledger().machine(machine)?;
+        let (server, _) = self.owner(machine)?;
+        match self.room.execute(server, Command::Scrub { machine }, ASK_WITHIN).await? {
+            CommandResult::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// What retention and merging would do to a machine's points, by its policy or by `ladder`, and what is held.
     pub async fn retention(
         &self,

@@ -244,6 +244,7 @@ mod tests {
             packing: None,
             retention: None,
             merging: None,
+            scrub: None,
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,

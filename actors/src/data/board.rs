@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use farshore_engine::control::messages::Severity;
+use farshore_engine::control::messages::{MergingReport, ScrubReport, Severity};
 use farshore_engine::ids::{Lsn, MachineId, Slot, TimelineId};
 use farshore_engine::log::{Owner, SegmentNo};
 use farshore_engine::vault::segment::Packing;
@@ -47,7 +47,9 @@ impl Board {
             next_slot: Slot::ZERO,
             packing: Packing::Snappy,
             retention: None,
-            merging: farshore_engine::control::messages::MergingReport::default(),
+            merging: MergingReport::default(),
+            scrub: ScrubReport::default(),
+            scrub_wanted: false,
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,

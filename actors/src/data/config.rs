@@ -13,7 +13,7 @@ use farshore_engine::vault::store::ObjectStore;
 use rustls::ServerConfig;
 use slog::Logger;
 
-use super::{EventSink, MergingLimits};
+use super::{EventSink, MergingLimits, ScrubbingLimits};
 use crate::supervise::{Chaos, RestartPolicy};
 
 /// Bounds of a process server (I10).
@@ -48,6 +48,8 @@ pub struct DataLimits {
     pub serve_cache_bytes: usize,
     /// Merging.
     pub merging: MergingLimits,
+    /// Scrubbing.
+    pub scrubbing: ScrubbingLimits,
 }
 
 impl Default for DataLimits {
@@ -71,6 +73,7 @@ impl Default for DataLimits {
             arbiters: cores.saturating_sub(1).max(1),
             serve_cache_bytes: 32 << 20,
             merging: MergingLimits::default(),
+            scrubbing: ScrubbingLimits::default(),
         }
     }
 }

@@ -82,6 +82,11 @@ pub enum DataEventKind {
         /// Why.
         text: String,
     },
+    /// Damaged objects of the log were put back from copies in the cache.
+    ObjectsRepaired {
+        /// Their names.
+        objects: Vec<String>,
+    },
     /// Segments of the cache were thrown away; the agent sends what they held again.
     SegmentsDiscarded {
         /// How many.
@@ -125,6 +130,10 @@ impl DataEvent {
                 (Severity::Warning, "actor_restarted", format!("{kind:?} was started again: {ending}"))
             }
             DataEventKind::AgentRefused { text } => (Severity::Warning, "agent_refused", text.clone()),
+            DataEventKind::ObjectsRepaired { objects } => {
+                let text = format!("damaged objects were put back from the cache: {}", objects.join(", "));
+                (Severity::Warning, "objects_repaired", text)
+            }
             DataEventKind::SegmentsDiscarded { count, reason } => {
                 (Severity::Info, "segments_discarded", format!("{count} cached segments were discarded: {reason}"))
             }
@@ -156,6 +165,7 @@ impl IssueCode {
             Self::Unsealable => "unsealable",
             Self::MergingFailed => "merging_failed",
             Self::MergingBehind => "merging_behind",
+            Self::ObjectsDamaged => "objects_damaged",
         }
     }
 }

@@ -92,6 +92,14 @@ pub(super) struct SetPacking {
     pub(super) packing: Packing,
 }
 
+/// Read all of the machine's log again.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<(), DataError>")]
+pub(super) struct WantScrub {
+    /// The machine.
+    pub(super) machine: MachineId,
+}
+
 /// The machine's log is this process server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Adopted {

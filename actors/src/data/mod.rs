@@ -6,7 +6,8 @@
 //!                                     ├ AgentSession *: one per connection
 //!                                     ├ Disk *: seals one disk's frames
 //!                                     ├ UploadStream: fills the log's slots
-//!                                     └ Compactor: merges, and deletes what retention lets go
+//!                                     ├ Compactor: merges, and deletes what retention lets go
+//!                                     └ Scrubber: reads the log again, and puts back what is damaged
 //! ```
 //!
 //! Everything that must outlive an actor is durable (cache, vault) or shared by value beside it (`ledger`: which
@@ -17,6 +18,7 @@
 //! pool, file calls in another.
 
 mod agent_session;
+mod back_room;
 mod board;
 mod compactor;
 mod compare;
@@ -31,6 +33,7 @@ mod messages;
 mod plane;
 mod process_server;
 mod report;
+mod scrubber;
 mod upload;
 mod wiring;
 
@@ -43,3 +46,4 @@ pub use report::{
     ActorReport, CacheState, DiskCounts, HealthIssue, IssueCode, MachinePhase, MachineStatus, ProcessServerReport,
     SessionStatus, UploadCounts,
 };
+pub use scrubber::ScrubbingLimits;

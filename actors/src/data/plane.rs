@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::ledger::{Ledger, MachineSpec, find_owners};
 use super::messages::{
     AssignMachine, CancelRestore, HoldPoint, ListPoints, PlanRetention, RedirectAgent, ReleaseHold, ReleaseMachine,
-    Report, RequestMark, RestorePoint, Restoring, ServePoint, SetPacking, SetRetention, StopServing,
+    Report, RequestMark, RestorePoint, Restoring, ServePoint, SetPacking, SetRetention, StopServing, WantScrub,
 };
 use super::process_server::points::PointServer;
 use super::process_server::{ProcessServer, ServerSpec};
@@ -255,6 +255,10 @@ impl DataPlane {
                 self.ask(SetRetention { machine, ladder }).await??;
                 Ok(CommandResult::Done)
             }
+            Command::Scrub { machine } => {
+                self.ask(WantScrub { machine }).await??;
+                Ok(CommandResult::Done)
+            }
             Command::SetPacking { machine, packing } => {
                 self.ask(SetPacking { machine, packing }).await??;
                 Ok(CommandResult::Done)
@@ -388,6 +392,7 @@ fn machine_report(status: &MachineStatus) -> MachineReport {
         packing: Some(status.packing),
         retention: status.retention.clone(),
         merging: Some(status.merging.clone()),
+        scrub: Some(status.scrub.clone()),
         newest_mark: status.newest_mark,
         idle_confirmed_at: status.idle_confirmed_at,
         backlog_bytes: status.backlog_bytes,

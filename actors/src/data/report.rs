@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use farshore_engine::cache::limits::Pressure;
-use farshore_engine::control::messages::{MarkReport, MergingReport, Severity};
+use farshore_engine::control::messages::{MarkReport, MergingReport, ScrubReport, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, Slot, TimelineId, Timestamp, WriterId};
 use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
@@ -67,6 +67,8 @@ pub enum IssueCode {
     MergingFailed,
     /// More segments wait to be merged than should.
     MergingBehind,
+    /// Objects of the log are not what was written, and nobody has a copy.
+    ObjectsDamaged,
 }
 
 /// One thing that is wrong.
@@ -165,6 +167,10 @@ pub struct MachineStatus {
     pub retention: Option<Ladder>,
     /// What merging found and did.
     pub merging: MergingReport,
+    /// What scrubbing found and did.
+    pub scrub: ScrubReport,
+    /// Somebody wants all of the log read again now.
+    pub scrub_wanted: bool,
     /// The newest committed mark that covers every disk of the machine.
     pub newest_mark: Option<MarkReport>,
     /// When the agent last confirmed that no write came after that mark.

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::DataConfig;
-use super::compactor::MergeRoom;
+use super::back_room::BackRoom;
+use super::compactor::MergeTurn;
 use super::compare::Comparer;
 use crate::supervise::{Arbiters, CreditPool, OffloadPool};
 
@@ -32,8 +33,12 @@ pub(super) struct Wiring {
     pub(super) uploads: CreditPool,
     /// Reads what agents compare with.
     pub(super) comparer: Comparer,
-    /// Merges.
-    pub(super) merging: MergeRoom,
+    /// Merges and scrubs.
+    pub(super) back_room: BackRoom,
+    /// Who merges.
+    pub(super) merging: MergeTurn,
+    /// Who scrubs.
+    pub(super) scrubbing: tokio::sync::Mutex<()>,
     pub(super) arbiters: Arbiters,
     began: Instant,
     /// Counts commits of segments over all machines: what was committed first leaves the cache first.
@@ -54,7 +59,9 @@ impl Wiring {
             memory: CreditPool::new(limits.memory_bytes_max),
             uploads: CreditPool::new(limits.upload_bytes_max),
             comparer: Comparer::start(limits.serve_cache_bytes)?,
-            merging: MergeRoom::start()?,
+            back_room: BackRoom::start()?,
+            merging: MergeTurn::default(),
+            scrubbing: tokio::sync::Mutex::default(),
             arbiters: Arbiters::start(limits.arbiters)?,
             began: Instant::now(),
             commits: AtomicU64::new(0),

@@ -25,6 +25,11 @@ use crate::log::{Owner, SegmentNo};
 
 const OWNER_NAME: &str = "owner";
 const OWNER_ASIDE: &str = "owner.new";
+/// Names of objects, a line each.
+const SUSPECTS_NAME: &str = "suspects";
+const SUSPECTS_ASIDE: &str = "suspects.new";
+/// Longest list that is read.
+const SUSPECTS_BYTES_MAX: u64 = 1 << 20;
 
 /// One machine's directory in the cache.
 #[derive(Clone)]
@@ -109,6 +114,26 @@ impl CacheDir {
         self.sync()
     }
 
+    /// Objects of the vault's log that were found damaged, as [`CacheDir::note_suspects`] left them. What cannot be read is no
+    /// list: they are found again.
+    pub fn suspects(&self) -> Vec<String> {
+        let read = self.io.read(&self.path.join(SUSPECTS_NAME), SUSPECTS_BYTES_MAX);
+        let text = read.ok().flatten().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Remembers them over restarts, durably.
+    ///
+    /// # Errors
+    /// When the cache disk fails.
+    pub fn note_suspects(&self, objects: &[String]) -> Result<(), CacheError> {
+        let path = self.path.join(SUSPECTS_NAME);
+        if objects.is_empty() {
+            return self.io.remove(&path).doing("remove", &path);
+        }
+        self.put(&self.path.join(SUSPECTS_ASIDE), &path, objects.join("\n").into())
+    }
+
     /// Lets go of the directory: `owner` has handed the log over. Every segment file goes, the owner file last, so that
     /// a crash in between leaves an owner that meets the next one's fence. Where another owner has the directory,
     /// nothing is touched.
@@ -122,6 +147,7 @@ impl CacheDir {
         for segment in self.segments()? {
             self.remove(segment)?;
         }
+        self.note_suspects(&[])?;
         self.sync()?;
         let path = self.path.join(OWNER_NAME);
         self.io.remove(&path).doing("remove", &path)?;

@@ -16,10 +16,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::layout::ObjectName;
+use super::layout::{ObjectName, about_prefix, catalog_prefix, keys_prefix, machines_prefix};
 use super::manifest::Manifest;
 use super::manifest_keeper::read_manifest;
 use super::read::error::{Damage, ReadError};
+use super::read::open_vault::{OpenVault, generations, parts};
 use super::read::segment_view::{LogSource, ObjectPlace, SegmentView};
 use super::read::verify::{LiveObject, check_live, open_live};
 use super::segment::FooterDigest;
@@ -105,6 +106,86 @@ pub enum Proof {
     SoundCopyIsEnough,
 }
 
+/// Puts the small objects back that open with the vault key: key objects, descriptions of machines, snapshots of the
+/// catalog. One that is there and damaged is replaced; where no key object or no description opens at all, the newest of the
+/// copy is taken. Gives what was put back, and what could not be with the reason.
+///
+/// # Errors
+/// When the vault does not answer, or the copy.
+pub async fn repair_small(vault: &OpenVault, copy: &dyn ObjectStore) -> Result<SmallRepairs, ReadError> {
+    let mut done = SmallRepairs::default();
+    let mut rooms = vec![(keys_prefix(), true), (catalog_prefix(), false)];
+    for part in parts(copy, &machines_prefix()).await.map_err(ReadError::Store)? {
+        rooms.extend(part.parse().ok().map(|machine| (about_prefix(machine), true)));
+    }
+    for (prefix, needed) in rooms {
+        let names = generations(&**vault.store(), &prefix).await.map_err(ReadError::Store)?;
+        let mut sound = 0;
+        for name in names {
+            match small(vault, &**vault.store(), &name).await? {
+                Ok(_) => sound += 1,
+                Err(_) => sound += u64::from(put_small(vault, copy, &name, &mut done).await?),
+            }
+        }
+        if needed && sound == 0 {
+            for name in generations(copy, &prefix).await.map_err(ReadError::Store)? {
+                if put_small(vault, copy, &name, &mut done).await? {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// What became of small objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SmallRepairs {
+    /// Put back.
+    pub repaired: Vec<String>,
+    /// Still damaged, and why.
+    pub stays: Vec<(String, RepairError)>,
+}
+
+/// A small object's bytes, where it opens.
+async fn small(
+    vault: &OpenVault,
+    store: &dyn ObjectStore,
+    name: &ObjectName,
+) -> Result<Result<Bytes, Damage>, ReadError> {
+    let bytes = match store.get(name).await.map_err(|error| ReadError::store(name, error)) {
+        Ok((bytes, _)) => bytes,
+        Err(ReadError::Damaged { damage, .. }) => return Ok(Err(damage)),
+        Err(other) => return Err(other),
+    };
+    Ok(vault.opens(name, &bytes).map(|()| bytes))
+}
+
+/// Puts the copy of a small object in its place; tells whether it stands there now.
+async fn put_small(
+    vault: &OpenVault,
+    copy: &dyn ObjectStore,
+    name: &ObjectName,
+    done: &mut SmallRepairs,
+) -> Result<bool, ReadError> {
+    let found = match vault.store().head(name).await {
+        Ok(meta) => Some(meta.etag),
+        Err(error) if error.kind == StoreErrorKind::NotFound => None,
+        Err(error) => return Err(ReadError::Store(error)),
+    };
+    let put = match small(vault, copy, name).await? {
+        Ok(bytes) => replace(&**vault.store(), name, found.as_ref(), bytes).await,
+        Err(Damage::Missing) => Err(RepairError::NoCopy),
+        Err(damage) => Err(RepairError::CopyDamaged(damage)),
+    };
+    let stands = put.is_ok();
+    match put {
+        Ok(()) => done.repaired.push(name.to_string()),
+        Err(error) => done.stays.push((name.to_string(), error)),
+    }
+    Ok(stands)
+}
+
 /// Puts one damaged object back. The outer error is the store's: nothing is said of the object then.
 ///
 /// # Errors
@@ -144,7 +225,7 @@ pub async fn repair(
             (None, Proof::SoundCopyIsEnough) => {}
             (None, Proof::Required) => return Ok(Err(RepairError::Unproven)),
         }
-        return match replace(source, &name, found.as_ref(), bytes).await {
+        return match replace(source.store(), &name, found.as_ref(), bytes).await {
             Ok(()) => check(source, timeline, place).await,
             Err(error) => Ok(Err(error)),
         };
@@ -232,7 +313,7 @@ fn behind(place: ObjectPlace, manifest: Option<&Manifest>) -> Behind {
 }
 
 async fn replace(
-    source: &LogSource,
+    store: &dyn ObjectStore,
     name: &ObjectName,
     found: Option<&ETag>,
     bytes: Bytes,
@@ -240,11 +321,11 @@ async fn replace(
     let refused = |error: StoreError| RepairError::Refused(error.to_string());
     let done = match found {
         Some(_) => {
-            let swapped = source.store().put_if_match(name, found, bytes).await.map_err(refused)?;
+            let swapped = store.put_if_match(name, found, bytes).await.map_err(refused)?;
             matches!(swapped, SwapOutcome::Swapped(_))
         }
         None => {
-            let put = source.store().put_if_absent(name, "repair", bytes).await.map_err(refused)?;
+            let put = store.put_if_absent(name, "repair", bytes).await.map_err(refused)?;
             put == PutOutcome::Created
         }
     };

@@ -33,6 +33,9 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// Everything at once.
+    pub const ALL: Self = Self { number: 0, of: 1 };
+
     /// Whether an object is in it.
     pub(in crate::vault) fn takes(&self, name: &ObjectName) -> bool {
         (share_of(name, 0) * self.of as f64) as u64 == self.number
@@ -63,18 +66,19 @@ pub struct Scrubbed {
     pub cut_off: bool,
 }
 
-/// Reads a slice of a machine's log objects, whichever timeline they are of, and the `suspects` whichever slice they are in.
+/// Reads a slice of a machine's log objects, whichever timeline they are of, and the `suspects` whichever slice they are in; with
+/// no slice the suspects alone.
 ///
 /// # Errors
 /// When the store does not answer; what was put back by then stays put back.
 pub async fn scrub(
     source: &LogSource,
-    slice: Slice,
+    slice: Option<Slice>,
     suspects: &[String],
-    copies: &dyn Copies,
+    (copies, proof): (&dyn Copies, Proof),
     pace: &dyn Pace,
 ) -> Result<Scrubbed, ReadError> {
-    let mut scrub = Scrub { source, slice, suspects, copies, pace, done: Scrubbed::default() };
+    let mut scrub = Scrub { source, slice, suspects, copies, proof, pace, done: Scrubbed::default() };
     let (mut findings, mut stays) = (Findings::default(), Vec::new());
     let timelines = timelines(source).await.map_err(ReadError::Store)?;
     for timeline in &timelines {
@@ -94,9 +98,10 @@ async fn timelines(source: &LogSource) -> Result<Vec<TimelineId>, StoreError> {
 
 struct Scrub<'a> {
     source: &'a LogSource,
-    slice: Slice,
+    slice: Option<Slice>,
     suspects: &'a [String],
     copies: &'a dyn Copies,
+    proof: Proof,
     pace: &'a dyn Pace,
     done: Scrubbed,
 }
@@ -105,7 +110,8 @@ impl Scrub<'_> {
     fn takes(&self, place: &Place) -> bool {
         let machine = self.source.machine();
         let name = place.1.name(machine, place.0);
-        self.slice.takes(&name) || self.suspects.iter().any(|suspect| suspect == name.as_str())
+        self.slice.is_some_and(|slice| slice.takes(&name))
+            || self.suspects.iter().any(|suspect| suspect == name.as_str())
     }
 
     async fn timeline(
@@ -134,7 +140,7 @@ impl Scrub<'_> {
                 continue;
             }
             let name = object.place.name(self.source.machine(), timeline).to_string();
-            match repair(self.source, timeline, object.place, self.copies, Proof::Required).await? {
+            match repair(self.source, timeline, object.place, self.copies, self.proof).await? {
                 Ok(()) => self.done.repaired.push(name),
                 Err(error) => {
                     stays.push((name, error));

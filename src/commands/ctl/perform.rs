@@ -120,6 +120,11 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
         CtlCommand::Retention { machine, ladder } => {
             show(&[], &holds::plan(client, machine, ladder.as_deref()).await?);
         }
+        CtlCommand::Scrub { machine, now } => {
+            let path = format!("machines/{}/scrub", client.machine_id(machine).await?);
+            let said = if *now { client.post(&path, &json!({})).await? } else { client.get(&path).await? };
+            show(&[], &said);
+        }
         CtlCommand::Hold(verb) => show(verb.columns(), &holds::perform(client, verb).await?),
         CtlCommand::Points { machine, limit } => {
             let id = client.machine_id(machine).await?;

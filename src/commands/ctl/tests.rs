@@ -36,6 +36,8 @@ fn verbs() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("list_points", "points ID"),
         ("request_mark", "mark ID"),
         ("plan_retention", "retention ID"),
+        ("get_scrub", "scrub ID"),
+        ("begin_scrub", "scrub ID --now"),
         ("hold_point", "hold add ID latest --reason audit"),
         ("release_hold", "hold release ID hold-1"),
         ("list_served_points", "served"),

@@ -133,6 +133,14 @@ pub(super) enum CtlCommand {
         #[arg(long)]
         ladder: Option<String>,
     },
+    /// How reading a machine's log again fares, and what it found damaged; begins it with --now.
+    Scrub {
+        /// Name or id.
+        machine: String,
+        /// Read all of it now, and put back what is damaged.
+        #[arg(long)]
+        now: bool,
+    },
     /// Points that stay, whatever retention says.
     #[command(subcommand)]
     Hold(HoldVerb),
@@ -333,6 +341,7 @@ impl CtlCommand {
             C::Webhook(verb) => verb.looks(),
             C::Hold(verb) => verb.looks(),
             C::Retention { .. } => true,
+            C::Scrub { now, .. } => !now,
             C::Chaos(verb) => matches!(verb, ChaosVerb::List),
             C::Token(command) => matches!(command, TokenCommand::List { .. }),
             C::Machines | C::Machine { .. } | C::History { .. } | C::Points { .. } | C::Served { .. } => true,

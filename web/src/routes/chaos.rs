@@ -35,6 +35,8 @@ pub enum ActorBody {
     UploadStream,
     /// Merges one machine's log.
     Compactor,
+    /// Reads one machine's log again.
+    Scrubber,
     /// Speaks with one agent.
     AgentSession,
     /// Owns the configuration server's inventory.
@@ -53,6 +55,7 @@ impl From<ActorBody> for ActorKind {
             ActorBody::Disk => Self::Disk,
             ActorBody::UploadStream => Self::UploadStream,
             ActorBody::Compactor => Self::Compactor,
+            ActorBody::Scrubber => Self::Scrubber,
             ActorBody::AgentSession => Self::AgentSession,
             ActorBody::Orchestrator => Self::Orchestrator,
             ActorBody::ProcessServerLink => Self::ProcessServerLink,

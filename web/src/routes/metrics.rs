@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, get, web};
 use farshore_actors::control::health::{Health, Protection};
 use farshore_actors::control::live::Reach;
 use farshore_actors::control::view::{MachineView, Picture, ProcessServerView};
+use farshore_engine::control::messages::MachineReport;
 
 use crate::auth::Viewer;
 use crate::problem::Problem;
@@ -126,6 +127,8 @@ fn machines(text: &mut Text, machines: &[MachineView]) {
     text.counter("machine_upload_failures_total", "Calls of the vault for it that failed.", failures);
     let restarts = owned().map(|(labels, report)| (labels, report.actor_restarts));
     text.counter("machine_actor_restarts_total", "Actors of it that were started again after a failure.", restarts);
+    merging(text, &owned);
+    scrubbing(text, &owned);
     let written = told().map(|(labels, report)| (labels, report.written_bytes));
     text.counter("machine_written_bytes_total", "Bytes that applications wrote to its disks.", written);
     let memory = told().map(|(labels, report)| (labels, report.memory_bytes));
@@ -134,6 +137,45 @@ fn machines(text: &mut Text, machines: &[MachineView]) {
     text.gauge("machine_overload_rung", "Rung of the agent's overload ladder, 1 to 4.", rung);
     let hot = told().map(|(labels, report)| (labels, report.disks.iter().map(|disk| disk.hot_bytes).sum::<u64>()));
     text.gauge("machine_hot_bytes", "Bytes in regions that may differ from the replica.", hot);
+}
+
+/// Each machine's labels, and what its owner says of it.
+trait Owned<'a>: Iterator<Item = (String, &'a MachineReport)> {}
+
+impl<'a, T: Iterator<Item = (String, &'a MachineReport)>> Owned<'a> for T {}
+
+fn merging<'a, I: Owned<'a>>(text: &mut Text, owned: &impl Fn() -> I) {
+    let merging = || owned().filter_map(|(labels, report)| report.merging.as_ref().map(|merging| (labels, merging)));
+    let live = merging().map(|(labels, merging)| (labels, merging.live_segments));
+    text.gauge("machine_live_segments", "Log objects that no merged run stands for.", live);
+    let runs = merging().map(|(labels, merging)| (labels, merging.runs));
+    text.gauge("machine_runs", "Merged runs.", runs);
+    let bytes = merging().map(|(labels, merging)| (labels, merging.live_bytes + merging.run_bytes));
+    text.gauge("machine_vault_bytes", "Bytes of its log that readers need.", bytes);
+    let read = merging().map(|(labels, merging)| (labels, merging.read_bytes));
+    text.counter("machine_merge_read_bytes_total", "Bytes that merges read.", read);
+    let written = merging().map(|(labels, merging)| (labels, merging.written_bytes));
+    text.counter("machine_merge_written_bytes_total", "Bytes that merges wrote.", written);
+    let deleted = merging().map(|(labels, merging)| (labels, merging.deleted_objects));
+    text.counter(
+        "machine_deleted_objects_total",
+        "Objects that nothing needed any more and that were deleted.",
+        deleted,
+    );
+    let failures = merging().map(|(labels, merging)| (labels, merging.failures));
+    text.counter("machine_merge_failures_total", "Looks of merging that failed.", failures);
+}
+
+fn scrubbing<'a, I: Owned<'a>>(text: &mut Text, owned: &impl Fn() -> I) {
+    let scrubs = || owned().filter_map(|(labels, report)| report.scrub.as_ref().map(|scrub| (labels, scrub)));
+    let damaged = scrubs().map(|(labels, scrub)| (labels, scrub.damaged_objects));
+    text.gauge("machine_damaged_objects", "Objects of its log that are not what was written.", damaged);
+    let read = scrubs().map(|(labels, scrub)| (labels, scrub.bytes));
+    text.counter("machine_scrubbed_bytes_total", "Bytes of its log that were read again.", read);
+    let repaired = scrubs().map(|(labels, scrub)| (labels, scrub.repaired));
+    text.counter("machine_repaired_objects_total", "Damaged objects that were put back.", repaired);
+    let failures = scrubs().map(|(labels, scrub)| (labels, scrub.failures));
+    text.counter("machine_scrub_failures_total", "Scrubs that failed as the vault did not answer.", failures);
 }
 
 fn process_servers(text: &mut Text, servers: &[ProcessServerView]) {

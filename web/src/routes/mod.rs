@@ -10,6 +10,7 @@ pub mod overview;
 pub mod points;
 pub mod process_servers;
 pub mod retention;
+pub mod scrub;
 pub mod served;
 pub mod session;
 pub mod stream;
@@ -55,6 +56,8 @@ routes! {
     retention::plan_retention,
     retention::hold_point,
     retention::release_hold,
+    scrub::get_scrub,
+    scrub::begin_scrub,
     served::list_served_points,
     served::get_served_point,
     served::serve_point,

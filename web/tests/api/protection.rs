@@ -234,3 +234,25 @@ async fn retention_is_a_policy_whose_plan_is_shown_before_and_points_are_held_by
     release("reader-1").await.is_problem(404, "hold_unknown");
     site.stop().await;
 }
+
+#[actix_web::test]
+async fn what_scrubbing_found_is_told_and_a_log_is_read_again_on_demand() {
+    let site = Site::start().await;
+    site.enrol("db").await;
+    let path = "machines/db/scrub";
+    let ask = || site.ask("GET", path, Value::Null);
+    ask().await.is_problem(409, "machine_unassigned");
+    let (_, _link) = site.join("one").await;
+    owned(&site, "db").await;
+    let told = ask().await;
+    assert_eq!((told.status, &told.body["damaged_objects"], &told.body["ended_at"]), (200, &json!(1), &Value::Null));
+    assert_eq!(told.body["damaged"][0]["stays"], "there is no copy of it");
+    assert_eq!(site.ask("POST", path, Value::Null).await.status, 202);
+    let metrics = site.send(site.bare("GET", "/metrics").bearer_auth(&site.admin)).await;
+    let text = metrics.body.as_str().unwrap_or_default();
+    assert!(
+        text.contains("farshore_machine_damaged_objects{") && text.contains("farshore_machine_live_segments{"),
+        "{text}"
+    );
+    site.stop().await;
+}

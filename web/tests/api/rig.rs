@@ -264,7 +264,7 @@ impl DataPort for Played {
     async fn execute(&self, command: Command) -> Result<CommandResult, Refusal> {
         let mut owned = self.0.lock().expect("not poisoned");
         Ok(match command {
-            Command::SetPacking { .. } | Command::SetRetention { .. } => CommandResult::Done,
+            Command::SetPacking { .. } | Command::SetRetention { .. } | Command::Scrub { .. } => CommandResult::Done,
             Command::Assign(assign) => {
                 owned.machines.insert(assign.machine, assign.epoch);
                 CommandResult::Assigned { committed: Lsn(8), next_slot: Slot(3) }
@@ -325,7 +325,20 @@ impl DataPort for Played {
             next_slot: Slot(3),
             packing: None,
             retention: None,
-            merging: None,
+            merging: Some(MergingReport::default()),
+            scrub: Some(ScrubReport {
+                slices_per_cycle: 30,
+                damaged_objects: 1,
+                touched_points: 2,
+                damaged: vec![DamagedObject {
+                    object: "machines/01/log/2".into(),
+                    problem: "the object is missing".into(),
+                    stays: "there is no copy of it".into(),
+                    touched_points: 2,
+                    newest_touched: Some(wall_clock()),
+                }],
+                ..ScrubReport::default()
+            }),
             newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
             idle_confirmed_at: None,
             backlog_bytes: 0,

@@ -315,6 +315,7 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
         packing: None,
         retention: None,
         merging: None,
+        scrub: None,
         newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
         idle_confirmed_at: None,
         backlog_bytes: 0,
@@ -328,7 +329,7 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
 
 fn answer(inner: &mut Inner, command: Command) -> Result<CommandResult, Refusal> {
     match command {
-        Command::SetPacking { .. } | Command::SetRetention { .. } => Ok(CommandResult::Done),
+        Command::SetPacking { .. } | Command::SetRetention { .. } | Command::Scrub { .. } => Ok(CommandResult::Done),
         Command::Assign(assign) => {
             inner.heard.push(format!("assign {}", assign.epoch));
             if inner.refuses_assign {

@@ -2,7 +2,7 @@
 //! deletes what no run needs, each after the other and at the lowest priority.
 //!
 //! Owns: when it is looked next, and what came of it. Parent: the machine. The work itself is one task at a time in the
-//! [`MergeRoom`], for all machines of the process server.
+//! [`BackRoom`](super::back_room::BackRoom), for all machines of the process server.
 //! Bounds: [`MergingLimits`]; one merge in memory for the whole process server.
 //! In: [`Retire`]; its own timer. Facts out: the board.
 //!
@@ -20,7 +20,7 @@
 //! Crash story: nothing here is durable but in the vault. A merge that was cut off left parts that no manifest names; they are
 //! doomed by the first look of the next life, and the merge is made again.
 
-mod room;
+mod look;
 
 use std::time::Duration;
 
@@ -34,9 +34,9 @@ use farshore_engine::vault::retention::Ladder;
 use slog::{Logger, info, warn};
 use tokio::time::Instant;
 
-pub(super) use self::room::MergeRoom;
-use self::room::Reins;
+pub(super) use self::look::MergeTurn;
 use super::IssueCode;
+use super::back_room::Reins;
 use super::ledger::MachineSpec;
 use crate::supervise::{ActorKind, Life, Retire, Ward, wall_clock};
 
@@ -157,7 +157,7 @@ impl Compactor {
     fn adopt(&mut self, ctx: &mut Context<Self>) {
         self.at_work = true;
         let (spec, over) = (self.spec.clone(), self.reins.held());
-        let adopting = self.spec.wiring.merging.run(move || room::adopt(spec, over));
+        let adopting = self.spec.wiring.back_room.run(move || look::adopt(spec, over));
         ctx.spawn(adopting.into_actor(self).map(|adopted, compactor, _| {
             compactor.at_work = false;
             match adopted.unwrap_or_else(|error| panic!("adopting the manifest failed: {error}")) {
@@ -211,7 +211,7 @@ impl Compactor {
         let (slot, bytes) = self.spec.board.read(|status| (status.next_slot, status.uploads.bytes));
         let seen = Seen { at: Instant::now(), slot, bytes, ladder, doomed: 0 };
         let (spec, over) = (self.spec.clone(), self.reins.held());
-        let looking = self.spec.wiring.merging.run(move || room::look(spec, over, rules));
+        let looking = self.spec.wiring.back_room.run(move || look::look(spec, over, rules));
         ctx.spawn(looking.into_actor(self).map(move |round, compactor, ctx| {
             compactor.at_work = false;
             compactor.life.progress();

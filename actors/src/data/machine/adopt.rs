@@ -28,6 +28,7 @@ use super::{Machine, now};
 use crate::data::board::Spare;
 use crate::data::compactor::Compactor;
 use crate::data::messages::Adopted;
+use crate::data::scrubber::Scrubber;
 use crate::data::upload::{DAMAGE_PAUSE, StreamOpen, StreamSpec, UploadStream, WorkError, read_tail};
 use crate::data::{DataError, DataEventKind, IssueCode, MachinePhase};
 use crate::supervise::{TurnError, Warden};
@@ -212,8 +213,8 @@ impl Machine {
             self.spec.board.clear(code);
         }
         self.spec.board.tell(DataEventKind::Adopted { owner, committed });
-        let spec = self.spec.clone();
-        Warden::<Compactor>::admit(self, (), spec, ctx);
+        Warden::<Compactor>::admit(self, (), self.spec.clone(), ctx);
+        Warden::<Scrubber>::admit(self, (), self.spec.clone(), ctx);
         self.offer_all();
         let adopted = self.adopted().expect("the log is open");
         self.waiters.drain(..).for_each(|waiter| drop(waiter.send(Ok(adopted))));
@@ -307,6 +308,7 @@ impl Machine {
         self.failed = Some(error);
         self.streams.dismiss(&());
         self.compactors.dismiss(&());
+        self.scrubbers.dismiss(&());
         self.finish_leaving();
     }
 }

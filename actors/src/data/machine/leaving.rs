@@ -36,6 +36,7 @@ impl Machine {
         ctx: &mut Context<Self>,
     ) -> oneshot::Receiver<()> {
         self.compactors.dismiss(&());
+        self.scrubbers.dismiss(&());
         let (tell, told) = oneshot::channel();
         match &mut self.leaving {
             Some(leaving) => leaving.tell.push(tell),

@@ -1,7 +1,7 @@
 //! The machine actor: writes one machine's log.
 //!
 //! Owns: the cache directory, the [`Sequencer`] (pure), the acknowledgements. Parent: the process server.
-//! Children, all on its arbiter: agent sessions, disks, the upload stream, the compactor.
+//! Children, all on its arbiter: agent sessions, disks, the upload stream, the compactor, the scrubber.
 //! Bounds: the sequencer's `in_flight_bytes_max`; one append at a time; every batch's credit until it is durable.
 //! In: [`TakeConnection`], [`WaitAdopted`], [`ReleaseLog`], [`SendAgentTo`], [`AskForMark`], [`SetPressure`],
 //! [`Evict`], [`KeyIsHere`], [`Retire`]; facts of its children.
@@ -41,6 +41,7 @@ use super::compactor::Compactor;
 use super::disk::Disk;
 use super::ledger::MachineSpec;
 use super::messages::{Adopted, Released};
+use super::scrubber::Scrubber;
 use super::upload::{StreamOpen, UploadStream};
 use super::{DataError, MachinePhase};
 use crate::supervise::{
@@ -105,6 +106,7 @@ pub(super) struct Machine {
     agents: Warden<AgentSession>,
     streams: Warden<UploadStream>,
     compactors: Warden<Compactor>,
+    scrubbers: Warden<Scrubber>,
     sessions: Sessions,
     /// What the cache directory holds, until the log is open.
     stock: Option<Stock>,
@@ -132,6 +134,7 @@ impl Ward for Machine {
             agents: Warden::new(log.clone(), Placement::WithParent, once()),
             streams: Warden::new(log.clone(), Placement::WithParent, policy()),
             compactors: Warden::new(log.clone(), Placement::WithParent, policy()),
+            scrubbers: Warden::new(log.clone(), Placement::WithParent, policy()),
             sessions: Sessions::new(&spec),
             stock: None,
             writer: None,
@@ -154,6 +157,7 @@ impl Actor for Machine {
         attend::<Self, AgentSession>(self, ctx);
         attend::<Self, UploadStream>(self, ctx);
         attend::<Self, Compactor>(self, ctx);
+        attend::<Self, Scrubber>(self, ctx);
         self.spec.board.edit(|status| status.session = None);
         self.take_stock(ctx);
     }
@@ -257,6 +261,33 @@ impl Handler<Ended<Compactor>> for Machine {
     type Result = ();
 
     fn handle(&mut self, msg: Ended<Compactor>, ctx: &mut Self::Context) {
+        on_ended(self, &msg, ctx);
+    }
+}
+
+impl Parent<Scrubber> for Machine {
+    fn warden(&mut self) -> &mut Warden<Scrubber> {
+        &mut self.scrubbers
+    }
+
+    fn child_born(&mut self, (): &(), _: Addr<Scrubber>, _: u64, _: &mut Context<Self>) {
+        self.spec.board.actor_born(ActorKind::Scrubber);
+    }
+
+    /// The log goes on without it: one that was given up rests and is tried again.
+    fn child_lost(&mut self, (): &(), loss: Loss, ctx: &mut Context<Self>) {
+        self.spec.board.actor_lost(ActorKind::Scrubber, &loss);
+        if let Loss::GaveUp { .. } = loss {
+            let rest = self.spec.wiring.config.limits.storm_rest;
+            ctx.run_later(rest, |machine, ctx| Warden::<Scrubber>::resume(machine, &(), ctx));
+        }
+    }
+}
+
+impl Handler<Ended<Scrubber>> for Machine {
+    type Result = ();
+
+    fn handle(&mut self, msg: Ended<Scrubber>, ctx: &mut Self::Context) {
         on_ended(self, &msg, ctx);
     }
 }

@@ -15,7 +15,7 @@ use super::{LocateMachine, ProcessServer};
 use crate::data::DataError;
 use crate::data::ledger::{KeyOffer, MachineSpec};
 use crate::data::machine::{KeyIsHere, ReleaseLog, WaitAdopted};
-use crate::data::messages::{Adopted, AssignMachine, ReleaseMachine, Released, SetPacking, SetRetention};
+use crate::data::messages::{Adopted, AssignMachine, ReleaseMachine, Released, SetPacking, SetRetention, WantScrub};
 use crate::supervise::Warden;
 
 /// How long a released machine's actor stays, so that its agent hears where to go.
@@ -147,6 +147,16 @@ impl Handler<SetPacking> for ProcessServer {
     fn handle(&mut self, msg: SetPacking, _: &mut Self::Context) -> Self::Result {
         let spec = self.spec.ledger.get(msg.machine).ok_or(DataError::NotOwner(msg.machine))?;
         spec.board.edit(|status| status.packing = msg.packing);
+        Ok(())
+    }
+}
+
+impl Handler<WantScrub> for ProcessServer {
+    type Result = Result<(), DataError>;
+
+    fn handle(&mut self, msg: WantScrub, _: &mut Self::Context) -> Self::Result {
+        let spec = self.spec.ledger.get(msg.machine).ok_or(DataError::NotOwner(msg.machine))?;
+        spec.board.edit(|status| status.scrub_wanted = true);
         Ok(())
     }
 }

@@ -18,6 +18,8 @@ pub enum ActorKind {
     UploadStream,
     /// Merges one machine's log.
     Compactor,
+    /// Reads one machine's log again.
+    Scrubber,
     /// Speaks with one agent.
     AgentSession,
     /// Owns the configuration server's inventory.

@@ -30,8 +30,8 @@ pub use enrol::{Enrol, Enrolled, Hello, MachineGrant, MemberRole, Welcome};
 pub use injection::{ActorKind, ChaosCommand, ChaosState, InjectedFault, Injection, InjectionState};
 pub use point::{Export, PointInfo, PointSelector, PointsPage};
 pub use process_server::{
-    Answer, Assign, CacheReport, Command, CommandResult, Heartbeat, HoldInfo, Issue, MachineReport, MachineState,
-    MarkReport, MergingReport, Numbered, RetentionReport,
+    Answer, Assign, CacheReport, Command, CommandResult, DamagedObject, Heartbeat, HoldInfo, Issue, MachineReport,
+    MachineState, MarkReport, MergingReport, Numbered, RetentionReport, ScrubReport,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use secret::{JoinSecret, WireKey};

@@ -188,6 +188,11 @@ pub enum Command {
         /// Name of the work.
         restore: u64,
     },
+    /// Read all of the machine's log again, and put back what is damaged. Answered at once; the report tells what came of it.
+    Scrub {
+        /// The machine.
+        machine: MachineId,
+    },
     /// Ask the machine's agent for a mark.
     RequestMark {
         /// The machine.
@@ -347,6 +352,9 @@ pub struct MachineReport {
     /// What merging found and did; `None` from process servers that do not merge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merging: Option<MergingReport>,
+    /// What scrubbing found and did; `None` from process servers that do not scrub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubReport>,
     /// The newest committed mark that covers every disk.
     #[serde(default)]
     pub newest_mark: Option<MarkReport>,
@@ -415,6 +423,54 @@ pub struct MergingReport {
     pub deleted_objects: u64,
     /// Looks that failed.
     pub failures: u64,
+}
+
+/// What reading a machine's log again has found, and did since the process server began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubReport {
+    /// It is being read right now.
+    pub running: bool,
+    /// When a slice, or all of it, was last read to its end; `None`: not yet.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+    /// When all of it was last read to its end at once, as somebody wanted; `None`: not in this life.
+    #[serde(default)]
+    pub whole_at: Option<Timestamp>,
+    /// Slices read to their end.
+    pub slices: u64,
+    /// How many slices a cycle has.
+    pub slices_per_cycle: u64,
+    /// Objects read.
+    pub objects: u64,
+    /// Their bytes, as far as they were known.
+    pub bytes: u64,
+    /// Objects that were put back.
+    pub repaired: u64,
+    /// Scrubs that failed since the vault did not answer.
+    pub failures: u64,
+    /// How many objects are damaged now.
+    pub damaged_objects: u64,
+    /// How many points that touches.
+    pub touched_points: u64,
+    /// The first of them.
+    #[serde(default)]
+    pub damaged: Vec<DamagedObject>,
+}
+
+/// An object of a machine's log that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedObject {
+    /// Its name.
+    pub object: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// Why it was not put back.
+    pub stays: String,
+    /// How many points it touches.
+    pub touched_points: u64,
+    /// The newest of them: when it was captured.
+    #[serde(default)]
+    pub newest_touched: Option<Timestamp>,
 }
 
 /// What keeps a position readable.

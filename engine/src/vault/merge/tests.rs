@@ -121,8 +121,7 @@ fn a_damaged_part_of_a_run_is_put_back_from_a_copy() {
             let sound = world.log.object(&name).await;
             let copy = MemoryStore::new();
             copy.damage(&name, Some(sound.clone()));
-            let copies =
-                StoreCopies { source: LogSource::new(Arc::new(copy), source.machine(), source.key().clone()) };
+            let copies = StoreCopies { source: LogSource::new(Arc::new(copy), source.machine(), source.key().clone()) };
             for damage in [None, Some(sound.slice(..sound.len() - 1))] {
                 store.damage(&name, damage);
                 let done = repair(&source, world.log.timeline, place, &copies, Proof::Required).await;

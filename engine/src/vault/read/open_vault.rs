@@ -194,6 +194,28 @@ impl OpenVault {
         Ok(self.with_keys(open).map_err(Damage::from))
     }
 
+    /// Whether these are the bytes of a key object, a description or a catalog snapshot of this vault, under this name.
+    pub(crate) fn opens(&self, name: &ObjectName, bytes: &Bytes) -> Result<(), Damage> {
+        let generation = name.number().unwrap_or(0);
+        match name.as_str().split('/').collect::<Vec<_>>()[..] {
+            ["keys", _] => {
+                let keys = [Some(&self.key), self.previous.as_ref()].into_iter().flatten();
+                let opened = keys.map(|key| open_keys(name, bytes, &Credential::Key(key.clone())));
+                match opened.reduce(|first, second| first.or(second)) {
+                    Some(Ok(_)) => Ok(()),
+                    Some(Err(KeysFault::Damaged(damage))) => Err(damage),
+                    _ => Err(Damage::Seal { what: "the key object" }),
+                }
+            }
+            ["machines", machine, "about", _] => {
+                let machine = machine.parse().map_err(|_| Damage::Missing)?;
+                self.with_keys(|key| About::open(machine, generation, bytes, key)?.unwrap_data_key(key).map(drop))
+                    .map_err(Damage::from)
+            }
+            _ => self.with_keys(|key| Catalog::open(generation, bytes, key).map(drop)).map_err(Damage::from),
+        }
+    }
+
     /// The newest snapshot of the configuration server's state that can be read, with its generation; and those above
     /// it that cannot.
     pub async fn catalog(&self) -> Result<(Option<(u64, Catalog)>, Vec<BadObject>), ReadError> {

@@ -41,7 +41,8 @@ async fn what_is_damaged_anywhere_in_a_log_is_put_back_byte_for_byte() {
     for slot in 0..4 {
         let name = log.name(Slot(slot));
         let sound = log.object(&name).await;
-        let damages = [None, Some(flipped(&sound, sound.len() / 3)), Some(flipped(&sound, sound.len() - 40)), Some(Bytes::new())];
+        let damages =
+            [None, Some(flipped(&sound, sound.len() / 3)), Some(flipped(&sound, sound.len() - 40)), Some(Bytes::new())];
         for (kind, damage) in damages.into_iter().enumerate() {
             log.store.damage(&name, damage);
             let done = mended(&log, slot, &copies, Proof::Required).await;

@@ -9,8 +9,6 @@ use crate::vault::repair::{NoCopies, StoreCopies};
 use crate::vault::store::ObjectStore;
 use crate::vault::store::memory::MemoryStore;
 
-const ALL: Slice = Slice { number: 0, of: 1 };
-
 async fn log() -> TestLog {
     let mut log = TestLog::new(&[64 << 10]).await;
     for n in 0..20 {
@@ -35,7 +33,9 @@ async fn a_cycle_of_slices_reads_each_object_once() {
     let mut read = 0;
     for number in 0..7 {
         let slice = Slice { number, of: 7 };
-        let done = scrub(&log.source(), slice, &[], &NoCopies, &FullSpeed).await.expect("the store answers");
+        let done = scrub(&log.source(), Some(slice), &[], (&NoCopies, Proof::Required), &FullSpeed)
+            .await
+            .expect("the store answers");
         assert!(done.damaged.is_empty() && done.repaired.is_empty() && !done.cut_off, "{done:?}");
         read += done.objects;
     }
@@ -51,7 +51,9 @@ async fn damage_is_told_with_the_points_that_it_touches_and_put_back_where_there
     let (mended, stays) = (damage(&log, 5).await, damage(&log, 18).await);
     assert_eq!((mended.as_str(), stays.as_str()), (kept.as_str(), lost.as_str()));
     let copies = StoreCopies { source: LogSource::new(copy, log.machine, log.key.clone()) };
-    let done = scrub(&log.source(), ALL, &[], &copies, &FullSpeed).await.expect("the store answers");
+    let done = scrub(&log.source(), Some(Slice::ALL), &[], (&copies, Proof::Required), &FullSpeed)
+        .await
+        .expect("the store answers");
     assert_eq!(done.repaired, [mended]);
     let [damaged] = &done.damaged[..] else { panic!("one object stays damaged: {done:?}") };
     assert_eq!((damaged.found.object.as_str(), damaged.stays.as_str()), (stays.as_str(), "there is no copy of it"));
@@ -62,7 +64,9 @@ async fn damage_is_told_with_the_points_that_it_touches_and_put_back_where_there
     // Where its slice is not the one that is read, a suspect is read all the same.
     let elsewhere = (0..5).map(|number| Slice { number, of: 5 }).find(|slice| !slice.takes(&lost)).expect("one");
     let suspects = [stays.clone()];
-    let done = scrub(&log.source(), elsewhere, &suspects, &NoCopies, &FullSpeed).await.expect("the store answers");
+    let done = scrub(&log.source(), Some(elsewhere), &suspects, (&NoCopies, Proof::Required), &FullSpeed)
+        .await
+        .expect("the store answers");
     assert_eq!(done.damaged.len(), 1, "{done:?}");
 }
 
@@ -78,6 +82,8 @@ impl Pace for Until {
 #[tokio::test]
 async fn a_scrub_ends_where_its_pace_ends_and_says_so() {
     let log = log().await;
-    let done = scrub(&log.source(), ALL, &[], &NoCopies, &Until(AtomicU64::new(5))).await.expect("the store answers");
+    let done = scrub(&log.source(), Some(Slice::ALL), &[], (&NoCopies, Proof::Required), &Until(AtomicU64::new(5)))
+        .await
+        .expect("the store answers");
     assert_eq!((done.objects, done.cut_off), (4, true));
 }

@@ -8,6 +8,7 @@ export type Disk = Schemas['DiskBody'];
 export type Health = Schemas['HealthBody'];
 export type Point = Schemas['PointBody'];
 export type Retention = Schemas['RetentionBody'];
+export type Scrub = Schemas['ScrubBody'];
 export type Served = Schemas['ServedBody'];
 export type Job = Schemas['JobBody'];
 export type Event = Schemas['EventBody'];

@@ -14,6 +14,7 @@ import { Timeline } from '../ui/timeline';
 import { tellTrouble } from '../ui/toast';
 import { editMachine, may, moveMachine, pause, removeMachine, restore, resume, takeMark, testFailover } from './actions';
 import { RetentionCard, hold } from './retention';
+import { ScrubCard } from './scrub';
 import { EventList, IssueList, JobList, ServedCard } from './lists';
 
 function Actions({ machine }: { machine: MachineItem }) {
@@ -288,6 +289,7 @@ export function Machine({ id }: { id: string }) {
         </div>
         <div class="stack">
           <RetentionCard machine={machine} />
+          <ScrubCard machine={machine} />
           <Card title="Jobs" flush>{journal.jobs.length === 0 ? <Empty icon="jobs" title="No jobs" /> : <JobList jobs={journal.jobs} withMachine={false} />}</Card>
           <Card title="Events" flush>{journal.events.length === 0 ? <Empty icon="events" title="No events" /> : <EventList events={journal.events} withSubject={false} />}</Card>
         </div>
