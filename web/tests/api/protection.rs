@@ -248,8 +248,8 @@ async fn what_scrubbing_found_is_told_and_a_log_is_read_again_on_demand() {
     assert_eq!((told.status, &told.body["damaged_objects"], &told.body["ended_at"]), (200, &json!(1), &Value::Null));
     assert_eq!(told.body["damaged"][0]["stays"], "there is no copy of it");
     assert_eq!(site.ask("POST", path, Value::Null).await.status, 202);
-    let metrics = site.send(site.bare("GET", "/metrics").bearer_auth(&site.admin)).await;
-    let text = metrics.body.as_str().unwrap_or_default();
+    let metrics = site.bare("GET", "/metrics").bearer_auth(&site.admin).send().await.expect("an answer");
+    let text = metrics.text().await.expect("text");
     assert!(
         text.contains("farshore_machine_damaged_objects{") && text.contains("farshore_machine_live_segments{"),
         "{text}"

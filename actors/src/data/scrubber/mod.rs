@@ -40,6 +40,8 @@ use crate::supervise::{ActorKind, Life, Retire, Ward, wall_clock};
 
 /// Longest pause after failures.
 const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Pause before damaged objects are read again; it doubles each time, up to [`ScrubbingLimits::suspects_every`].
+const SUSPECTS_PAUSE: Duration = Duration::from_secs(5);
 /// Damaged objects that the report names.
 const NAMED_MAX: usize = 20;
 
@@ -52,7 +54,7 @@ pub struct ScrubbingLimits {
     pub slice_every: Duration,
     /// So many slices are all of a log.
     pub slices: u64,
-    /// How often damaged objects are read again.
+    /// How often damaged objects are read again, at least.
     pub suspects_every: Duration,
     /// Bytes read per second, at most, over all machines.
     pub bytes_per_second_max: u64,
@@ -82,6 +84,8 @@ pub(super) struct Scrubber {
     /// Objects that are damaged; `None` until the note of the life before was read.
     suspects: Option<Vec<String>>,
     looked_at: Instant,
+    /// How often in a row damage was found.
+    damaged_looks: u32,
     failures: u32,
     not_before: Instant,
 }
@@ -94,7 +98,7 @@ impl Ward for Scrubber {
     fn revive(spec: MachineSpec, life: Life, _: &mut Context<Self>) -> Self {
         let log = spec.wiring.config.log.new(slog::o!("machine" => spec.machine.to_string()));
         let reins = Reins::default();
-        let (now, suspects) = (Instant::now(), None);
+        let now = Instant::now();
         Self {
             spec,
             life,
@@ -102,8 +106,9 @@ impl Ward for Scrubber {
             reins,
             at_work: false,
             done: None,
-            suspects,
+            suspects: None,
             looked_at: now,
+            damaged_looks: 0,
             failures: 0,
             not_before: now,
         }
@@ -143,7 +148,8 @@ impl Scrubber {
         let limits = self.limits();
         let today = day(self.spec.machine, wall_clock(), limits.slice_every);
         let suspects = self.suspects.as_ref().is_some_and(|suspects| !suspects.is_empty());
-        let again = suspects && self.looked_at.elapsed() >= limits.suspects_every;
+        let pause = SUSPECTS_PAUSE.saturating_mul(1 << self.damaged_looks.min(12)).min(limits.suspects_every);
+        let again = suspects && self.looked_at.elapsed() >= pause;
         let of = limits.slices.max(1);
         if self.spec.board.edit(|status| std::mem::take(&mut status.scrub_wanted)) {
             self.scrub(Part::Whole, ctx);
@@ -208,6 +214,7 @@ impl Scrubber {
             };
         });
         self.is_damaged(&done.damaged);
+        self.damaged_looks = if done.damaged.is_empty() { 0 } else { self.damaged_looks + 1 };
         self.suspects = Some(done.damaged.into_iter().map(|damaged| damaged.found.object).collect());
     }
 
@@ -219,7 +226,7 @@ impl Scrubber {
             "{count} objects of the log in the vault are damaged, which touches {points} recovery points: {}: {problem}; {}",
             first.found.object, first.stays
         );
-        let remedy = "Put them back from a copy of the vault: `farshore vault repair --from COPY`. They are read again every ten minutes.";
+        let remedy = "Put them back from a copy of the vault: `farshore vault repair --from COPY`. They are read again within ten minutes.";
         self.spec.board.raise(IssueCode::ObjectsDamaged, Severity::Critical, what, remedy);
     }
 

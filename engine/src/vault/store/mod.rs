@@ -1,6 +1,7 @@
 //! The store port: what Farshore asks of an object store, and no more.
 //!
-//! An object is immutable but for the manifests, which change only by [`ObjectStore::put_if_match`]. Creating is
+//! An object is immutable but for the manifests, which change only by [`ObjectStore::put_if_match`]; and a damaged object is put
+//! back by it as it was (`vault::repair`). Creating is
 //! create-if-absent, in two steps so that the bytes of later objects may travel while an earlier one is still being
 //! published: [`ObjectStore::stage`] brings the bytes to the store under a token, [`ObjectStore::publish`] makes
 //! them the object, or says that another is there already. Staged bytes that are never published become garbage
