@@ -1,7 +1,7 @@
 //! What the process tells its caller. Documented in docs/operations.md; scripts rely on the numbers.
 
-use std::fmt;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
+use std::{fmt, panic};
 
 /// Why a command ended without success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,22 @@ impl Failure {
 
 /// How a command ends.
 pub(crate) type Outcome = Result<(), Failure>;
+
+/// What a shell calls the end of a program whose output nobody reads any more: 128 + SIGPIPE.
+const NOBODY_READS: i32 = 141;
+
+/// Ends a tool without a word when whoever read its output has gone (`farshore ctl events | head`): printing panics then.
+/// Not for what has children or sessions to end.
+pub(crate) fn end_quietly_where_nobody_reads() {
+    let otherwise = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to stdout: Broken pipe") {
+            process::exit(NOBODY_READS);
+        }
+        otherwise(info);
+    }));
+}
 
 /// Prints a failure and gives the code.
 pub(crate) fn report(outcome: Outcome) -> ExitCode {

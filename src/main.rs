@@ -207,6 +207,9 @@ fn run(cli: &Cli) -> Outcome {
     let level = logging::level(&settings.log.level).map_err(exit::Failure::usage)?;
     let (logger, _guard) = logging::start(settings.log.format, level);
     let stop = || stop::listen(&logger);
+    if matches!(cli.command, Command::Config(_) | Command::Ctl(_) | Command::Vault(_) | Command::Token(_)) {
+        exit::end_quietly_where_nobody_reads();
+    }
     match &cli.command {
         Command::Up(listen) => commands::servers::up(settings, &logger, &stop()?, &listen.serving()),
         Command::ConfigServer(ConfigServerArgs { command: Some(command), .. }) => {
