@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The running emulator.
 pub(crate) struct Azurite {
     child: Child,
+    scheme: &'static str,
     port: u16,
     dir: TempDir,
 }
@@ -27,6 +28,16 @@ pub(crate) struct Azurite {
 impl Azurite {
     /// Starts it. `None` where it is not installed: a failure in CI, a named skip elsewhere.
     pub(crate) fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, None)
+    }
+
+    /// The same over https, with this certificate and key: then it takes tokens of Entra ID, by their contents.
+    #[allow(dead_code, reason = "the tests of whole installations need no tokens")]
+    pub(crate) fn start_https(test: &str, certificate: &Path, key: &Path) -> Option<Self> {
+        Self::start_with(test, Some((certificate, key)))
+    }
+
+    fn start_with(test: &str, tls: Option<(&Path, &Path)>) -> Option<Self> {
         let main = program();
         if !main.is_file() {
             assert!(std::env::var_os("CI").is_none(), "{test} needs Azurite: run scripts/setup.sh");
@@ -38,19 +49,23 @@ impl Azurite {
             return None;
         }
         // Another process may take the port in between: then the next one is tried.
-        (0..5).find_map(|_| Self::try_start(&main)).or_else(|| panic!("Azurite did not start"))
+        (0..5).find_map(|_| Self::try_start(&main, tls)).or_else(|| panic!("Azurite did not start"))
     }
 
-    fn try_start(main: &Path) -> Option<Self> {
+    fn try_start(main: &Path, tls: Option<(&Path, &Path)>) -> Option<Self> {
         let dir = tempfile::Builder::new().prefix("az").tempdir().expect("temporary directory");
         let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
         let log = File::create(dir.path().join("azurite.log")).expect("a log");
         let mut command = Command::new("node");
         command.arg(main).args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--location"]);
         command.arg(dir.path().join("data")).args(["--skipApiVersionCheck", "--disableTelemetry", "--silent"]);
+        if let Some((certificate, key)) = tls {
+            command.args(["--oauth", "basic", "--cert"]).arg(certificate).arg("--key").arg(key);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("share a log")).stderr(log);
         let child = command.spawn().expect("start node");
-        let mut azurite = Self { child, port, dir };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut azurite = Self { child, scheme, port, dir };
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if !matches!(azurite.child.try_wait(), Ok(None)) {
@@ -66,7 +81,7 @@ impl Azurite {
 
     /// Its address.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     /// Its port.

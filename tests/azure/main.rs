@@ -1,6 +1,7 @@
 //! A vault in Azure Blob Storage, held against Azure's own emulator: the port's promises with each kind of credential,
 //! rivals on one log, answers that get lost on the way.
 
+mod authority;
 mod azurite;
 mod proxy;
 
@@ -22,6 +23,7 @@ use farshore_engine::vault::store::pages::{PAGE_BYTES, PageTarget, PagesCreated}
 use farshore_engine::vault::store::{ObjectStore, PutOutcome, StoreErrorKind, SwapOutcome, conformance};
 use tokio::runtime::Handle;
 
+use crate::authority::{Authority, SECRET};
 use crate::azurite::{ACCOUNT, Azurite, KEY};
 use crate::proxy::Proxy;
 
@@ -65,6 +67,39 @@ async fn a_sas_opens_its_container_and_a_forged_one_is_refused() {
 }
 
 /// Sixteen owners, each with a client of its own, all for the same slots: whole segments in blocks, or small records.
+/// In a process of its own, which trusts the test's certificate and asks the test's authority for tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_with_a_secret_does_all_of_it_over_https_and_a_wrong_secret_nothing() {
+    const NAME: &str = "an_application_with_a_secret_does_all_of_it_over_https_and_a_wrong_secret_nothing";
+    if let Ok(endpoint) = std::env::var("FARSHORE_TEST_AZURITE_HTTPS") {
+        let by_secret = |secret| {
+            let credential = AzureCredential::client_secret("tenant".into(), "application".into(), secret);
+            open(&endpoint, "by-token", &credential)
+        };
+        let store = by_secret(SECRET);
+        store.prepare().await.expect("a token may make a container");
+        conformance::run(&store).await;
+        let error = by_secret("not-the-secret").get(&slot(1)).await.expect_err("no token for that");
+        assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+        assert!(!format!("{error} {error:?}").contains("not-the-secret"), "{error:?}");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (certificate, key) = (dir.path().join("certificate.pem"), dir.path().join("key.pem"));
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    std::fs::write(&certificate, made.cert.pem()).expect("the certificate");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("its key");
+    let Some(azurite) = Azurite::start_https("azure::https", &certificate, &key) else { return };
+    let authority = Authority::start(&certificate, &key);
+    let mut child = Command::new(std::env::current_exe().expect("it runs"));
+    child.args(["--exact", NAME, "--nocapture"]).env("FARSHORE_TEST_AZURITE_HTTPS", azurite.endpoint());
+    child.env("SSL_CERT_FILE", &certificate).env("AZURE_AUTHORITY_HOST", authority.address());
+    let done = tokio::task::block_in_place(|| child.output().expect("it runs"));
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(done.status.success(), "{}\n{}", said(&done.stdout), said(&done.stderr));
+    assert!(said(&done.stdout).contains("1 passed"), "the child ran: {}", said(&done.stdout));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_rival_owners_fill_each_slot_exactly_once() {
     const OWNERS: u8 = 16;

@@ -170,6 +170,7 @@ mod tests {
     use farshore_engine::control::messages::{CacheReport, MachineReport, MergingReport};
     use farshore_engine::ids::{Lsn, Slot, Timestamp};
     use farshore_engine::vault::retention::Rung;
+    use farshore_engine::vault::store::metered::StoreCounts;
 
     use super::super::ledger::records::{AssignmentStage, Machine, MachinePolicy, TokenId};
     use super::super::ledger::{Decision, Draft, assign, jobs};
@@ -259,6 +260,7 @@ mod tests {
             cpu: 0.0,
             cache: CacheReport::default(),
             vault_reachable: true,
+            store: StoreCounts::default(),
             machines: machines.iter().map(report).collect(),
             serving: vec![],
             events: vec![],

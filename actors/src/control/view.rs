@@ -10,6 +10,7 @@ use farshore_engine::ids::{DiskNo, MachineId, ProcessServerId, TimelineId, Times
 use farshore_engine::record::DiskInfo;
 use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
+use farshore_engine::vault::store::metered::StoreCounts;
 
 use super::control_room::ControlRoom;
 use super::health::{self, Health, Protection, RpoLimits};
@@ -92,6 +93,8 @@ pub struct ProcessServerView {
     pub cpu: Option<f64>,
     /// Its cache.
     pub cache: Option<CacheReport>,
+    /// What it has asked of the vault since it started.
+    pub store: Option<StoreCounts>,
     /// When its last heartbeat came.
     pub heartbeat_at: Option<Timestamp>,
     /// How many machines it owns.
@@ -308,6 +311,7 @@ pub(super) fn process_server(ledger: &Ledger, live: &Live, server: &ProcessServe
         program_version: entry.map(|entry| entry.program_version.clone()).unwrap_or_default(),
         cpu: heartbeat.map(|(_, heartbeat)| heartbeat.cpu),
         cache: heartbeat.map(|(_, heartbeat)| heartbeat.cache),
+        store: heartbeat.map(|(_, heartbeat)| heartbeat.store),
         heartbeat_at: heartbeat.map(|(at, _)| *at),
         machines: owned.len(),
         replicating,

@@ -14,6 +14,7 @@ use farshore_engine::control::messages::{
     CacheReport, Command, CommandResult, Heartbeat, Issue, MachineReport, MachineState, Refusal,
 };
 use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::store::metered::MeteredStore;
 use parking_lot::Mutex;
 use slog::{error, warn};
 use tokio::sync::{oneshot, watch};
@@ -131,6 +132,8 @@ pub struct DataPlane {
     root: Addr<Root>,
     abort: Abort,
     wiring: Arc<Wiring>,
+    /// Counts what is asked of the vault.
+    meter: Arc<MeteredStore>,
     address: SocketAddr,
     fatal: watch::Receiver<Option<String>>,
 }
@@ -144,13 +147,14 @@ impl std::fmt::Debug for DataPlane {
 impl DataPlane {
     /// Starts a process server: listens, and goes on with the machines whose owner the cache names. Must be called
     /// where an actix `System` runs.
-    pub async fn start(config: DataConfig) -> io::Result<Self> {
+    pub async fn start(mut config: DataConfig) -> io::Result<Self> {
+        let meter = Arc::new(MeteredStore::new(config.store.clone()));
+        config.store = meter.clone();
         let listener = TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let limits = &config.limits;
-        let points =
-            PointServer::start(&config.serve_dir, config.store.clone(), limits.serve_cache_bytes, &config.log)?;
+        let points = PointServer::start(&config.serve_dir, config.store.clone(), limits, &config.log)?;
         let wiring = Wiring::start(config)?;
         let ledger = Arc::new(Ledger::default());
         go_on_with_owned(&wiring, &ledger).await?;
@@ -174,7 +178,7 @@ impl DataPlane {
                 first
             });
         });
-        Ok(Self { root, abort, wiring, address, fatal: fatal_seen })
+        Ok(Self { root, abort, wiring, meter, address, fatal: fatal_seen })
     }
 
     /// Where agents connect.
@@ -320,6 +324,7 @@ impl DataPlane {
             },
             vault_reachable: report.vault_reachable,
             machines: report.machines.iter().map(machine_report).collect(),
+            store: self.meter.counts(),
             serving: report.serving,
             events: Vec::new(),
         })

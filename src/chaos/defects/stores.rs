@@ -41,7 +41,7 @@ impl ObjectStore for Early {
         let whole = Bytes::from(parts.concat());
         let bytes = whole.len() as u64;
         self.pending.lock().insert(name.clone(), whole);
-        Ok(Staged { name: name.clone(), token: token.to_owned(), bytes })
+        Ok(Staged::new(name.clone(), token.to_owned(), bytes))
     }
 
     async fn publish(&self, staged: &Staged) -> Result<PutOutcome, StoreError> {

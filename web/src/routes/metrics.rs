@@ -201,6 +201,16 @@ fn process_servers(text: &mut Text, servers: &[ProcessServerView]) {
     text.gauge("process_server_cache_backlog_bytes", "Bytes in its cache that are in no vault yet.", backlog);
     let free = cached().map(|(labels, cache)| (labels, cache.disk_free_bytes));
     text.gauge("process_server_cache_disk_free_bytes", "Bytes free on its cache's disk.", free);
+    let stores = || shown().filter_map(|(labels, server)| server.store.map(|store| (labels, store)));
+    let calls = stores().flat_map(|(labels, store)| {
+        let one = move |(kind, calls)| (format!("{},call=\"{kind}\"}}", labels.trim_end_matches('}')), calls);
+        store.by_kind().map(one)
+    });
+    text.counter("process_server_store_calls_total", "Calls of the vault since it started, by kind.", calls);
+    let sent = stores().map(|(labels, store)| (labels, store.sent_bytes));
+    text.counter("process_server_store_sent_bytes_total", "Bytes that it sent to the vault.", sent);
+    let received = stores().map(|(labels, store)| (labels, store.received_bytes));
+    text.counter("process_server_store_received_bytes_total", "Bytes that it read from the vault.", received);
 }
 
 #[cfg(test)]

@@ -104,11 +104,17 @@ async fn promtool_accepts_the_metrics_and_they_say_what_they_should() {
         "machine_actor_restarts_total",
         "process_server_cache_used_bytes",
         "process_server_cache_backlog_bytes",
+        "process_server_store_received_bytes_total",
         "jobs_running",
         "event_streams",
     ] {
         assert!(text.contains(&format!("# TYPE farshore_{metric} ")), "{metric} in {text}");
     }
+    assert!(
+        text.lines().any(|line| line.starts_with("farshore_process_server_store_calls_total{process_server=")
+            && line.ends_with(",name=\"ps-1\",call=\"get\"} 3")),
+        "{text}"
+    );
     assert!(text.contains(&format!("farshore_machine_rpo_seconds{{machine=\"{machine}\"")), "{text}");
     site.send(site.bare("GET", "/metrics")).await.is_problem(401, "unauthenticated");
     let promtool = Command::new("promtool")

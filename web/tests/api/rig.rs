@@ -21,6 +21,7 @@ use farshore_engine::transport::{KeyRequest, Peers, Trust, tls};
 use farshore_engine::vault::manifest::PinKind;
 use farshore_engine::vault::segment::Packing;
 use farshore_engine::vault::store::folder::FolderStore;
+use farshore_engine::vault::store::metered::StoreCounts;
 use farshore_web::{Server, ServerConfig};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -353,6 +354,7 @@ impl DataPort for Played {
             cpu: 0.25,
             cache: CacheReport { used_bytes: 1, bytes_max: 100, backlog_bytes: 0, disk_free_bytes: 1 << 30 },
             vault_reachable: true,
+            store: StoreCounts { gets: 3, received_bytes: 4096, ..StoreCounts::default() },
             machines: owned.machines.iter().map(report).collect(),
             serving: owned.serving.clone(),
             events: vec![],

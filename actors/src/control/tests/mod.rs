@@ -23,6 +23,7 @@ use farshore_engine::record::{DiskInfo, MarkKind};
 use farshore_engine::transport::{Identity, KeyRequest};
 use farshore_engine::vault::segment::Packing;
 use farshore_engine::vault::store::folder::FolderStore;
+use farshore_engine::vault::store::metered::StoreCounts;
 use parking_lot::Mutex;
 use slog::{Discard, Logger, o};
 use tempfile::TempDir;
@@ -293,6 +294,7 @@ impl DataPort for FakePort {
             cpu: 0.1,
             cache: CacheReport { used_bytes: 1, bytes_max: 100, backlog_bytes: 1, disk_free_bytes: 100 },
             vault_reachable: true,
+            store: StoreCounts::default(),
             machines: inner.owned.iter().map(report).collect(),
             serving: inner.serving.clone(),
             events: vec![],

@@ -8,6 +8,7 @@ use farshore_engine::vault::read::open_vault::{Credential, OpenVault};
 use farshore_engine::vault::store::ObjectStore as _;
 
 use super::*;
+use crate::control::ledger::records::MachinePolicy;
 use crate::control::recover::{RecoverError, recover};
 
 impl Installation {
@@ -61,7 +62,15 @@ async fn a_lost_configuration_server_comes_back_from_the_vault_and_members_go_on
     let mut one = installation.join("ps-1").await;
     let mut machine = installation.enrol("m").await;
     installation.epoch_of(machine.id, one.id).await;
-    let generation = installation.snapshot(|catalog| holds(catalog, machine.id)).await;
+    installation.snapshot(|catalog| holds(catalog, machine.id)).await;
+    // An edit of a policy alone is worth a snapshot.
+    let plane = installation.plane();
+    let seen = plane.machine(machine.id).expect("known").revision;
+    let policy = MachinePolicy { rpo_warning_seconds: Some(77), ..MachinePolicy::default() };
+    plane.edit_machine(&operator(), machine.id, seen, None, Some(policy.clone())).await.expect("edited");
+    let edited =
+        |catalog: &Catalog| catalog.records.values().any(|record| record.contains("\"rpo_warning_seconds\":77"));
+    let generation = installation.snapshot(edited).await;
     let fingerprint = installation.server().authority_fingerprint();
     installation.lose().await;
     let recovered = installation.recover().await.expect("brought back");
@@ -81,6 +90,7 @@ async fn a_lost_configuration_server_comes_back_from_the_vault_and_members_go_on
     agent.connected().await;
     assert_eq!(agent.assigned(Epoch(1)).await.epoch, Epoch(1));
     let plane = installation.plane();
+    assert_eq!(plane.machine(machine.id).expect("known").policy, policy);
     until("the machine's owner is known again", || plane.machine(machine.id).expect("known").at_owner.map(drop)).await;
     let told = plane.events(None, 100, &Default::default());
     assert!(told.items.iter().any(|event| event.code == "state_recovered"), "{told:?}");

@@ -13,6 +13,7 @@ use crate::record::MarkKind;
 use crate::vault::manifest::PinKind;
 use crate::vault::retention::Ladder;
 use crate::vault::segment::Packing;
+use crate::vault::store::metered::StoreCounts;
 
 /// A command with the number under which it is answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -285,6 +286,9 @@ pub struct Heartbeat {
     pub vault_reachable: bool,
     /// Each machine that it owns.
     pub machines: Vec<MachineReport>,
+    /// What it has asked of the vault.
+    #[serde(default)]
+    pub store: StoreCounts,
     /// What it serves.
     #[serde(default)]
     pub serving: Vec<u64>,

@@ -345,7 +345,7 @@ impl Folder {
         let aside = self.write_aside(name, "swap", std::slice::from_ref(&bytes))?;
         if expected.is_none() {
             // Not by rename: a plain create of this name does not take the lock.
-            let staged = Staged { name: name.clone(), token: aside, bytes: bytes.len() as u64 };
+            let staged = Staged::new(name.clone(), aside, bytes.len() as u64);
             return Ok(match self.publish(&staged)? {
                 PutOutcome::Created => SwapOutcome::Swapped(self.head(name)?.etag),
                 PutOutcome::AlreadyExists => SwapOutcome::Conflict,
@@ -389,7 +389,7 @@ impl ObjectStore for FolderStore {
             folder.check_writable()?;
             let token = folder.write_aside(&object, &token, &parts)?;
             let bytes = parts.iter().map(|part| part.len() as u64).sum();
-            Ok(Staged { name: object, token, bytes })
+            Ok(Staged::new(object, token, bytes))
         })
         .await
     }

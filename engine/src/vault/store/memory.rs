@@ -80,7 +80,7 @@ impl ObjectStore for MemoryStore {
                 })
                 .freeze(),
         };
-        let staged = Staged { name: name.clone(), token: token.to_owned(), bytes: bytes.len() as u64 };
+        let staged = Staged::new(name.clone(), token.to_owned(), bytes.len() as u64);
         self.inner.lock().staged.insert((name.clone(), token.to_owned()), bytes);
         Ok(staged)
     }

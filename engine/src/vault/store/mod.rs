@@ -17,10 +17,14 @@ pub mod conformance;
 pub mod faulty;
 pub mod folder;
 pub mod memory;
+pub mod metered;
 pub mod pages;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::layout::ObjectName;
 
@@ -37,6 +41,8 @@ pub enum StoreErrorKind {
     Unavailable,
     /// What was asked for makes no sense to this store (a name it cannot hold, a range past the end).
     Refused,
+    /// The store keeps the object as it is until a time that was set when it was written.
+    Immutable,
     /// The store cannot do what a vault needs (no atomic create): choose another place.
     Unsuitable,
 }
@@ -94,7 +100,7 @@ pub struct Listed {
 }
 
 /// Bytes that were brought to the store and are no object yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Staged {
     /// The object they will be.
     pub name: ObjectName,
@@ -102,6 +108,30 @@ pub struct Staged {
     pub token: String,
     /// How many they are.
     pub bytes: u64,
+    /// Adapter's own: the bytes, where they are so few that publishing brings them.
+    held: Option<Arc<Held>>,
+}
+
+/// Few bytes that wait in memory for publishing, within their adapter's credit for them.
+#[derive(Debug)]
+struct Held {
+    name: ObjectName,
+    token: String,
+    bytes: Bytes,
+    _credit: OwnedSemaphorePermit,
+}
+
+impl Staged {
+    /// So many bytes that lie where `token` says.
+    pub fn new(name: ObjectName, token: String, bytes: u64) -> Self {
+        Self { name, token, bytes, held: None }
+    }
+
+    /// The bytes, where they are held for just this object under this token.
+    fn held(&self) -> Option<&Bytes> {
+        let held = self.held.as_ref().filter(|held| held.name == self.name && held.token == self.token);
+        held.map(|held| &held.bytes)
+    }
 }
 
 /// What every adapter answers to a range that begins behind the object.

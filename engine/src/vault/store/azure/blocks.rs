@@ -1,8 +1,8 @@
 //! How an object becomes blocks: cut, named, and found again from the token that a stage hands out.
 //!
-//! A block's id is `<tag><index>`, 40 characters: `tag` (32 hex digits) is the digest of the caller's token (epoch,
-//! writer, footer) and of the content, so that rivals' blocks never mix; `index` has 8 hex digits. All ids of a blob have one
-//! length, as Azure wants.
+//! A block's id is `<tag><index>`, 40 characters: `tag` (32 hex digits) is the digest of name, length and the caller's token,
+//! which names epoch, writer and content, so that rivals' blocks never mix; `index` has 8 hex digits. All ids of a blob have
+//! one length, as Azure wants.
 
 use bytes::{Bytes, BytesMut};
 
@@ -25,15 +25,13 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Names the blocks of an object.
-    pub(super) fn of(name: &ObjectName, token: &str, parts: &[Bytes], count: u32) -> Self {
+    /// Names the blocks of an object of `bytes` bytes.
+    pub(super) fn of(name: &ObjectName, token: &str, bytes: u64, count: u32) -> Self {
         let mut hash = blake3::Hasher::new();
         for text in [name.as_str(), token] {
             hash.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
-        for part in parts {
-            hash.update(part);
-        }
+        hash.update(&bytes.to_le_bytes());
         Self { tag: hash.finalize().to_hex()[..32].to_owned(), count }
     }
 
@@ -117,10 +115,10 @@ mod tests {
 
     #[test]
     fn rivals_blocks_have_other_names_of_the_same_length() {
-        let (name, parts) = (ObjectName::keys(1), [Bytes::from_static(b"content")]);
-        let one = Blocks::of(&name, "epoch 1", &parts, 2);
-        let two = Blocks::of(&name, "epoch 2", &parts, 2);
-        let other = Blocks::of(&name, "epoch 1", &[Bytes::from_static(b"Content")], 2);
+        let name = ObjectName::keys(1);
+        let one = Blocks::of(&name, "epoch 1", 7, 2);
+        let two = Blocks::of(&name, "epoch 2", 7, 2);
+        let other = Blocks::of(&ObjectName::keys(2), "epoch 1", 7, 2);
         assert!(one.tag != two.tag && one.tag != other.tag);
         assert!(one.ids().iter().chain(&two.ids()).all(|id| id.len() == 40), "Azure takes 64 at most, all alike");
         assert_eq!(Blocks::parse(&one.print()), Some(one));

@@ -71,7 +71,7 @@ impl From<Error> for Fault {
 }
 
 fn answered(status: u16, code: &str, wait: Option<Duration>) -> Fault {
-    use StoreErrorKind::{Denied, Full, Refused, Unavailable};
+    use StoreErrorKind::{Denied, Full, Immutable, Refused, Unavailable};
     let later = matches!(status, 408 | 429 | 500 | 502 | 503 | 504);
     let (verdict, hint) = match (status, code) {
         (404, "ContainerNotFound") => (Verdict::Final(Unavailable), "; make the container, or name another"),
@@ -79,9 +79,8 @@ fn answered(status: u16, code: &str, wait: Option<Duration>) -> Fault {
         (409, "ContainerBeingDeleted" | "ContainerDisabled" | "AccountBeingCreated" | "BlobBeingRehydrated") => {
             (Verdict::Final(Unavailable), "")
         }
-        (409, "BlobArchived" | "BlobImmutableDueToPolicy" | "LeaseAlreadyPresent" | "SnapshotsPresent") => {
-            (Verdict::Final(Refused), "")
-        }
+        (409, "BlobImmutableDueToPolicy") => (Verdict::Final(Immutable), ""),
+        (409, "BlobArchived" | "LeaseAlreadyPresent" | "SnapshotsPresent") => (Verdict::Final(Refused), ""),
         (409 | 412, "LeaseIdMissing" | "LeaseNotPresentWithBlobOperation") => {
             (Verdict::Final(Refused), "; somebody holds a lease on it: end the lease")
         }
@@ -89,7 +88,7 @@ fn answered(status: u16, code: &str, wait: Option<Duration>) -> Fault {
         (400, "InvalidBlockList") => (Verdict::NoSuchBlocks, ""),
         (400, "InvalidBlobOrBlock" | "InvalidBlockId" | "InvalidBlobType") => (Verdict::OtherBlocks, ""),
         // The bytes were changed on their way: the next try brings them whole.
-        (400, "Md5Mismatch") => (Verdict::Later(None), ""),
+        (400, "Md5Mismatch" | "Crc64Mismatch") => (Verdict::Later(None), ""),
         (416, _) => (Verdict::PastTheEnd, ""),
         (401 | 403, "AuthenticationFailed" | "NoAuthenticationInformation") => {
             (Verdict::Final(Denied), "; is the credential right and not expired, and this host's clock too?")

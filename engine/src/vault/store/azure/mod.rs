@@ -3,8 +3,10 @@
 //! Owns: the client, its credentials, and all retries (the SDK's own are off).
 //!
 //! ```text
-//!   stage    ─► Put Block × n, four at a time, each with its MD5       (no object yet; forgotten after a week)
-//!   publish  ─► Put Block List, If-None-Match: *   ─► 201 Created
+//!   stage    ─► up to a block: nothing yet, the bytes wait in memory, 64 MiB of all
+//!               else: Put Block × n, four at a time, each with its CRC  (no object yet; forgotten after a week)
+//!   publish  ─► Put Blob, or Put Block List,
+//!               If-None-Match: *                   ─► 201 Created
 //!                                                  ─► 409 AlreadyExists
 //!                                                  ─► 400 blocks gone  ─► look: is an object there? else NotFound
 //!   no answer, 5xx: try again; then 409 may be our own effect ─► look: the blob's metadata names what was staged
@@ -54,7 +56,8 @@ use self::list::Markers;
 use self::policies::{Checksum, SharedKey};
 use self::retry::Budget;
 use super::{
-    ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
+    ETag, Held, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind,
+    SwapOutcome,
 };
 
 pub use self::credential::{AzureCredential, CredentialError};
@@ -69,6 +72,9 @@ const BLOCKS_AT_ONCE: usize = 4;
 const REQUESTS_AT_ONCE: usize = 32;
 /// Objects up to this size are created with one request.
 const SINGLE_PUT_MAX: usize = blocks::BLOCK_BYTES;
+/// Bytes of such objects that wait in memory to be published, of the whole store; what comes beyond travels as a block.
+/// Chosen: a small segment of a few hundred machines each.
+const HELD_BYTES_MAX: usize = 64 << 20;
 /// Reads beyond this are cut; more than any object has.
 const READ_MAX: u64 = OBJECT_BYTES_MAX;
 /// Metadata that names who wrote the blob.
@@ -88,6 +94,7 @@ struct Inner {
     immutability: Option<Immutability>,
     budget: Budget,
     requests: Semaphore,
+    held: Arc<Semaphore>,
     markers: Markers,
 }
 
@@ -112,7 +119,7 @@ impl AzureStore {
         let unsuitable = |cause: String| StoreError { kind: StoreErrorKind::Unsuitable, doing: doing(), cause };
         let wire = wire::Wire::new(limits.stall, place.is_local()).map_err(unsuitable)?;
         let mut options = ClientOptions {
-            per_call_policies: vec![Arc::new(Checksum)],
+            per_call_policies: vec![Arc::new(if place.is_emulator() { Checksum::Md5 } else { Checksum::Crc64 })],
             retry: RetryOptions::none(),
             transport: Some(Transport::new(Arc::new(wire))),
             ..ClientOptions::default()
@@ -132,9 +139,16 @@ impl AzureStore {
         let options = BlobContainerClientOptions { client_options: options, ..Default::default() };
         let container = BlobContainerClient::new(url, tokens, Some(options))
             .map_err(|error| unsuitable(error.kind().to_string()))?;
-        let (budget, requests) = (Budget::new(), Semaphore::new(REQUESTS_AT_ONCE));
-        let inner =
-            Inner { place, container, limits, immutability: None, budget, requests, markers: Markers::default() };
+        let inner = Inner {
+            place,
+            container,
+            limits,
+            immutability: None,
+            budget: Budget::new(),
+            requests: Semaphore::new(REQUESTS_AT_ONCE),
+            held: Arc::new(Semaphore::new(HELD_BYTES_MAX)),
+            markers: Markers::default(),
+        };
         Ok(Self { inner: Arc::new(inner), runtime })
     }
 
@@ -265,7 +279,11 @@ impl Inner {
             return Err(Fault::new(Verdict::Final(StoreErrorKind::Refused), text).into_error(doing));
         }
         let cut = cut(parts);
-        let blocks = Blocks::of(name, token, parts, cut.len() as u32);
+        let blocks = Blocks::of(name, token, bytes, cut.len() as u32);
+        let staged = Staged::new(name.clone(), blocks.print(), bytes);
+        if let Some(held) = self.hold(&staged, &cut) {
+            return Ok(Staged { held: Some(Arc::new(held)), ..staged });
+        }
         let blob = self.blob(name).block_blob_client();
         let (blob, blocks_of) = (&blob, &blocks);
         let staging = cut.into_iter().enumerate().map(|(index, block)| async move {
@@ -276,14 +294,25 @@ impl Inner {
             };
             self.tried(put).await.outcome
         });
-        let staged: Result<Vec<()>, Fault> = stream::iter(staging).buffer_unordered(BLOCKS_AT_ONCE).try_collect().await;
-        match staged {
+        let sent: Result<Vec<()>, Fault> = stream::iter(staging).buffer_unordered(BLOCKS_AT_ONCE).try_collect().await;
+        match sent {
             Ok(_) => {}
             // An object by other hands is there: publishing says so.
             Err(fault) if fault.verdict == Verdict::OtherBlocks && self.look(name).await.is_ok() => {}
             Err(fault) => return Err(fault.into_error(doing)),
         }
-        Ok(Staged { name: name.clone(), token: blocks.print(), bytes })
+        Ok(staged)
+    }
+
+    /// Keeps an object of one block for publishing, where there is room for it.
+    fn hold(&self, staged: &Staged, cut: &[Bytes]) -> Option<Held> {
+        let bytes = match cut {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            _ => return None,
+        };
+        let credit = self.held.clone().try_acquire_many_owned(bytes.len() as u32).ok()?;
+        Some(Held { name: staged.name.clone(), token: staged.token.clone(), bytes, _credit: credit })
     }
 
     async fn publish(&self, staged: &Staged) -> Result<PutOutcome, StoreError> {
@@ -292,6 +321,9 @@ impl Inner {
             let fault = Fault::new(Verdict::Final(StoreErrorKind::Refused), "these bytes were not staged here");
             return Err(fault.into_error(doing));
         };
+        if let Some(bytes) = staged.held() {
+            return self.create(name, bytes, &blocks.tag).await.map_err(|fault| fault.into_error(doing));
+        }
         let blob = self.blob(name).block_blob_client();
         let policy = self.policy_of(name);
         let commit = || async {
@@ -346,10 +378,10 @@ impl Inner {
         .await
     }
 
-    async fn put_if_absent(&self, name: &ObjectName, bytes: &Bytes) -> Result<PutOutcome, Fault> {
-        let tag = Uuid::new_v4().simple().to_string();
-        let Done { outcome, unsure } = self.put(name, bytes, None, &tag).await;
-        self.created(name, Done { outcome: outcome.map(|_| ()), unsure }, &tag).await
+    /// Creates an object with one request.
+    async fn create(&self, name: &ObjectName, bytes: &Bytes, tag: &str) -> Result<PutOutcome, Fault> {
+        let Done { outcome, unsure } = self.put(name, bytes, None, tag).await;
+        self.created(name, Done { outcome: outcome.map(|_| ()), unsure }, tag).await
     }
 
     async fn swap(&self, name: &ObjectName, expected: Option<&ETag>, bytes: &Bytes) -> Result<SwapOutcome, Fault> {
@@ -429,12 +461,13 @@ impl ObjectStore for AzureStore {
 
     async fn put_if_absent(&self, name: &ObjectName, token: &str, bytes: Bytes) -> Result<PutOutcome, StoreError> {
         if bytes.len() > SINGLE_PUT_MAX {
-            let staged = self.stage(name, token, vec![bytes]).await?;
+            let staged = self.stage(name, &format!("{token} {}", Uuid::new_v4().simple()), vec![bytes]).await?;
             return self.publish(&staged).await;
         }
         let name = name.clone();
         self.run(async move |inner: Arc<Inner>| {
-            inner.put_if_absent(&name, &bytes).await.map_err(|fault| fault.into_error(format!("put {name}")))
+            let tag = Uuid::new_v4().simple().to_string();
+            inner.create(&name, &bytes, &tag).await.map_err(|fault| fault.into_error(format!("put {name}")))
         })
         .await
     }

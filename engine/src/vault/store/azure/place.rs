@@ -11,6 +11,9 @@ const OBJECT_NAME_MAX: usize = 200;
 /// Azure's public cloud.
 const PUBLIC_SUFFIX: &str = "blob.core.windows.net";
 
+/// The account of every emulator ("Use the Azurite emulator for local Azure Storage development").
+const EMULATED_ACCOUNT: &str = "devstoreaccount1";
+
 /// A place that was named wrongly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]
@@ -92,6 +95,11 @@ impl AzurePlace {
     /// The object behind a name in the container; `None` for what is no object of a vault.
     pub(super) fn object(&self, blob: &str) -> Option<ObjectName> {
         ObjectName::listed(blob.strip_prefix(&self.prefix)?)
+    }
+
+    /// Whether its account is the one that emulators have.
+    pub(super) fn is_emulator(&self) -> bool {
+        self.account == EMULATED_ACCOUNT
     }
 
     /// Whether its service runs on this host.

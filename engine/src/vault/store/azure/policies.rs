@@ -12,10 +12,27 @@ use azure_core::http::{Body, Context, Method, Request};
 use azure_core::time::{OffsetDateTime, to_rfc7231};
 use md5::{Digest as _, Md5};
 
-/// Sends `Content-MD5` with every body, so that the service refuses what was changed on its way. MD5 and not CRC64: the
-/// emulator that our tests run against checks the one and refuses the other.
-#[derive(Debug)]
-pub(super) struct Checksum;
+/// Sends a checksum with every body, so that the service refuses what was changed on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Checksum {
+    /// `x-ms-content-crc64`: CRC-64/NVME, little endian, in base64. It costs a thirtieth of what MD5 does.
+    Crc64,
+    /// `Content-MD5`, for emulators, which refuse the other.
+    Md5,
+}
+
+impl Checksum {
+    fn header(self, bytes: &[u8]) -> (&'static str, String) {
+        match self {
+            Self::Crc64 => {
+                let mut sum = crc64fast_nvme::Digest::new();
+                sum.write(bytes);
+                ("x-ms-content-crc64", azure_core::base64::encode(sum.sum64().to_le_bytes()))
+            }
+            Self::Md5 => ("content-md5", azure_core::base64::encode(Md5::digest(bytes))),
+        }
+    }
+}
 
 #[async_trait]
 impl Policy for Checksum {
@@ -24,8 +41,8 @@ impl Policy for Checksum {
             && let Body::Bytes(bytes) = request.body()
             && !bytes.is_empty()
         {
-            let sum = azure_core::base64::encode(Md5::digest(bytes));
-            request.insert_header("content-md5", sum);
+            let (header, sum) = self.header(bytes);
+            request.insert_header(header, sum);
         }
         next[0].send(context, request, &next[1..]).await
     }
@@ -103,6 +120,15 @@ mod tests {
     use azure_core::http::Url;
 
     use super::*;
+
+    /// The check value of CRC-64/NVME in the catalogue of CRC algorithms, and the sum that Azure's own SDKs are tested with.
+    #[test]
+    fn the_checksum_is_azures() {
+        for (text, sum) in [("123456789", 0xae8b_1486_0a79_9888), ("Hello World!", 208_604_604_655_264_165_u64)] {
+            let expected = ("x-ms-content-crc64", azure_core::base64::encode(sum.to_le_bytes()));
+            assert_eq!(Checksum::Crc64.header(text.as_bytes()), expected, "{text}");
+        }
+    }
 
     /// The example of the protocol's own page on Shared Key ("Blob Storage example"), with today's empty length.
     #[test]

@@ -20,7 +20,12 @@ fn limits() -> RetryLimits {
 }
 
 fn open(mock: &Mock, limits: RetryLimits) -> AzureStore {
-    let place = AzurePlace::parse("azblob://devstoreaccount1/vault/site", Some(&mock.endpoint())).expect("a place");
+    open_account("account", mock, limits)
+}
+
+fn open_account(account: &str, mock: &Mock, limits: RetryLimits) -> AzureStore {
+    let url = format!("azblob://{account}/vault/site");
+    let place = AzurePlace::parse(&url, Some(&mock.endpoint())).expect("a place");
     let credential = AzureCredential::shared_key(KEY).expect("a key");
     AzureStore::new(place, &credential, limits, Handle::current()).expect("a store")
 }
@@ -41,6 +46,8 @@ fn large() -> Bytes {
 async fn it_does_what_the_port_promises() {
     let mock = Mock::start().await;
     conformance::run(&open(&mock, limits())).await;
+    let emulator = Mock::start().await;
+    conformance::run(&open_account("devstoreaccount1", &emulator, limits())).await;
 }
 
 #[tokio::test]
@@ -60,9 +67,11 @@ async fn a_large_object_travels_in_blocks_and_comes_back_whole() {
 async fn an_answer_that_was_lost_after_the_effect_is_no_refusal() {
     let mock = Mock::start().await;
     let store = open(&mock, limits());
-    mock.fault("PUT blocklist", Fault::LoseAnswer);
-    let staged = store.stage(&slot(1), "token", vec![text("mine")]).await.expect("stage");
-    assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::Created, "it was our own");
+    for (n, kind, bytes) in [(1, "PUT blocklist", large()), (4, "PUT", text("mine"))] {
+        mock.fault(kind, Fault::LoseAnswer);
+        let staged = store.stage(&slot(n), "token", vec![bytes]).await.expect("stage");
+        assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::Created, "it was our own");
+    }
     mock.fault("PUT", Fault::LoseAnswer);
     assert_eq!(store.put_if_absent(&slot(2), "t", text("mine")).await.expect("put"), PutOutcome::Created);
     mock.fault("PUT", Fault::LoseAnswer);
@@ -71,17 +80,20 @@ async fn an_answer_that_was_lost_after_the_effect_is_no_refusal() {
     mock.fault("PUT", Fault::LoseAnswer);
     let swapped = store.put_if_match(&slot(3), Some(&etag), text("two")).await.expect("swap");
     assert!(matches!(swapped, SwapOutcome::Swapped(_)), "the version was ours to replace");
-    assert_eq!(mock.count("HEAD"), 4, "looked before it said so, each time");
+    assert_eq!(mock.count("HEAD"), 5, "looked before it said so, each time");
 }
 
 #[tokio::test]
 async fn a_rivals_object_is_never_taken_for_our_own() {
     let mock = Mock::start().await;
     let store = open(&mock, limits());
-    let staged = store.stage(&slot(1), "token", vec![text("mine")]).await.expect("stage");
+    let small = store.stage(&slot(1), "token", vec![text("mine")]).await.expect("stage");
+    let blocks = store.stage(&slot(1), "token", vec![large()]).await.expect("stage");
     mock.place(&format!("site/{}", slot(1)), b"theirs");
-    mock.fault("PUT blocklist", Fault::Status(500, None));
-    assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::AlreadyExists);
+    for (kind, staged) in [("PUT blocklist", blocks), ("PUT", small)] {
+        mock.fault(kind, Fault::Status(500, None));
+        assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::AlreadyExists);
+    }
     mock.fault("PUT", Fault::Status(500, None));
     assert_eq!(store.put_if_absent(&slot(1), "t", text("mine")).await.expect("put"), PutOutcome::AlreadyExists);
     assert_eq!(store.get(&slot(1)).await.expect("get").0, "theirs");
@@ -91,12 +103,34 @@ async fn a_rivals_object_is_never_taken_for_our_own() {
 async fn blocks_that_the_service_forgot_are_not_found_and_may_be_staged_again() {
     let mock = Mock::start().await;
     let store = open(&mock, limits());
-    let staged = store.stage(&slot(1), "token", vec![text("mine")]).await.expect("stage");
-    let lost = Staged { name: slot(2), ..staged };
-    let error = store.publish(&lost).await.expect_err("never staged there");
-    assert_eq!(error.kind, StoreErrorKind::NotFound);
-    let again = store.stage(&slot(2), "token", vec![text("mine")]).await.expect("stage");
-    assert_eq!(store.publish(&again).await.expect("publish"), PutOutcome::Created);
+    for (n, bytes) in [(1, large()), (3, text("mine"))] {
+        let staged = store.stage(&slot(n), "token", vec![bytes.clone()]).await.expect("stage");
+        let lost = Staged { name: slot(n + 1), ..staged };
+        let error = store.publish(&lost).await.expect_err("never staged there");
+        assert_eq!(error.kind, StoreErrorKind::NotFound);
+        let again = store.stage(&slot(n + 1), "token", vec![bytes]).await.expect("stage");
+        assert_eq!(store.publish(&again).await.expect("publish"), PutOutcome::Created);
+    }
+}
+
+#[tokio::test]
+async fn a_small_object_is_one_request_while_there_is_room_to_hold_it_and_blocks_beyond() {
+    let mock = Mock::start().await;
+    let store = open(&mock, limits());
+    let block = Bytes::from(vec![7; SINGLE_PUT_MAX]);
+    let room = HELD_BYTES_MAX / SINGLE_PUT_MAX;
+    let mut staged = Vec::new();
+    for n in 0..=room {
+        staged.push(store.stage(&slot(n as u64), "token", vec![block.clone()]).await.expect("stage"));
+    }
+    assert_eq!(mock.count("PUT block"), 1, "for the one that there was no room for");
+    for staged in staged {
+        assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::Created);
+    }
+    assert_eq!((mock.count("PUT"), mock.count("PUT blocklist")), (room, 1));
+    assert_eq!(store.get(&slot(0)).await.expect("get").0, block);
+    let held = store.stage(&slot(99), "token", vec![block]).await.expect("stage");
+    assert!(held.held().is_some(), "there is room again");
 }
 
 #[tokio::test]
@@ -130,11 +164,13 @@ async fn a_service_that_stays_busy_is_left_alone_after_the_last_try() {
 async fn bytes_that_were_changed_on_their_way_are_sent_again() {
     let mock = Mock::start().await;
     let store = open(&mock, limits());
-    mock.fault("PUT block", Fault::Corrupt);
-    let staged = store.stage(&slot(1), "token", vec![text("what was meant")]).await.expect("stage");
-    assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::Created);
-    assert_eq!(mock.count("PUT block"), 2);
-    assert_eq!(store.get(&slot(1)).await.expect("get").0, "what was meant");
+    for (n, kind, bytes, requests) in [(1, "PUT block", large(), 4), (2, "PUT", text("what was meant"), 2)] {
+        mock.fault(kind, Fault::Corrupt);
+        let staged = store.stage(&slot(n), "token", vec![bytes.clone()]).await.expect("stage");
+        assert_eq!(store.publish(&staged).await.expect("publish"), PutOutcome::Created);
+        assert_eq!(mock.count(kind), requests, "one of them twice");
+        assert_eq!(store.get(&slot(n)).await.expect("get").0, bytes);
+    }
 }
 
 #[tokio::test]
@@ -217,6 +253,9 @@ async fn what_is_never_written_again_is_kept_from_everybody_where_the_container_
         assert!((keep.as_secs_f64() - left.as_seconds_f64()).abs() < 120.0, "{name} is kept for {left}");
     }
     let error = locked.delete(&slot(1)).await.expect_err("not before the policy ends");
-    assert!(error.kind == StoreErrorKind::Refused && error.to_string().contains("BlobImmutableDueToPolicy"), "{error}");
+    assert!(
+        error.kind == StoreErrorKind::Immutable && error.to_string().contains("BlobImmutableDueToPolicy"),
+        "{error}"
+    );
     assert_eq!(locked.put_if_absent(&slot(1), "t", text("x")).await.expect("put"), PutOutcome::AlreadyExists);
 }

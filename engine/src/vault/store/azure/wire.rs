@@ -2,6 +2,8 @@
 //! ends a request that makes no progress, however long a slow link may take.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,8 +15,15 @@ use futures_util::{Stream, StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// A body is handed over in pieces of this size; each is a sign of progress. At 20 KB/s one takes 3 s.
-const PIECE_BYTES: usize = 64 << 10;
+/// A body is handed over in pieces, each of which is a sign of progress: at first, and on slow links, of this size. At 20 KB/s
+/// one takes 3 s.
+const PIECE_BYTES_MIN: usize = 64 << 10;
+/// And of this size on quick ones, where each piece costs more than its bytes.
+const PIECE_BYTES_MAX: usize = 4 << 20;
+/// A piece that is gone sooner lets the next one be twice as large.
+const QUICK: Duration = Duration::from_millis(100);
+/// A piece that is gone later lets the next one be half as large.
+const SLOW: Duration = Duration::from_secs(2);
 /// Time to reach the service.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Connections that are kept for the next request.
@@ -26,6 +35,8 @@ pub(super) struct Wire {
     client: reqwest::Client,
     /// Longest time without any progress.
     stall: Duration,
+    /// How large pieces are by now.
+    piece_bytes: Arc<AtomicUsize>,
 }
 
 impl Wire {
@@ -41,7 +52,7 @@ impl Wire {
             .http1_only();
         let builder = if local { builder.no_proxy() } else { builder };
         let client = builder.build().map_err(|error| error.to_string())?;
-        Ok(Self { client, stall })
+        Ok(Self { client, stall, piece_bytes: Arc::new(AtomicUsize::new(PIECE_BYTES_MIN)) })
     }
 
     fn stalled(&self) -> Error {
@@ -90,7 +101,10 @@ impl HttpClient for Wire {
         }
         sending = match request.body().clone() {
             Body::Bytes(bytes) if bytes.is_empty() => sending,
-            Body::Bytes(bytes) => sending.body(reqwest::Body::wrap_stream(pieces(bytes, progress.clone()))),
+            Body::Bytes(bytes) => {
+                let pieces = pieces(bytes, progress.clone(), self.piece_bytes.clone());
+                sending.body(reqwest::Body::wrap_stream(pieces))
+            }
             Body::SeekableStream(body) => {
                 let moving = progress.clone();
                 sending.body(reqwest::Body::wrap_stream(body.inspect(move |_| moving.moved())))
@@ -107,11 +121,22 @@ impl HttpClient for Wire {
 }
 
 /// A body in pieces, each of which is progress.
-fn pieces(bytes: Bytes, progress: Progress) -> impl Stream<Item = azure_core::Result<Bytes>> + Send + 'static {
-    stream::unfold(bytes, move |mut left| {
+fn pieces(
+    bytes: Bytes,
+    progress: Progress,
+    size: Arc<AtomicUsize>,
+) -> impl Stream<Item = azure_core::Result<Bytes>> + Send + 'static {
+    stream::unfold((bytes, None), move |(mut left, since): (Bytes, Option<Instant>)| {
         progress.moved();
-        let piece = left.split_to(left.len().min(PIECE_BYTES));
-        async move { (!piece.is_empty()).then_some((Ok(piece), left)) }
+        let known = size.load(Relaxed);
+        let wanted = match since.map(|since| since.elapsed()) {
+            Some(took) if took < QUICK => known.saturating_mul(2).min(PIECE_BYTES_MAX),
+            Some(took) if took > SLOW => (known / 2).max(PIECE_BYTES_MIN),
+            _ => known,
+        };
+        size.store(wanted, Relaxed);
+        let piece = left.split_to(left.len().min(wanted));
+        async move { (!piece.is_empty()).then_some((Ok(piece), (left, Some(Instant::now())))) }
     })
 }
 

@@ -228,9 +228,13 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<O
 
 fn answer(state: &mut State, asked: &Asked) -> Answer {
     if asked.verb == "PUT" && !asked.body.is_empty() {
-        let Some(sum) = asked.headers.get("content-md5") else { return refusal(400, "MissingContentMd5") };
-        if *sum != base64::encode(Md5::digest(&asked.body)) {
-            return refusal(400, "Md5Mismatch");
+        let header = |name| asked.headers.get(name);
+        match (header("content-md5"), header("x-ms-content-crc64")) {
+            (Some(sum), None) if *sum == base64::encode(Md5::digest(&asked.body)) => {}
+            (None, Some(sum)) if *sum == base64::encode(crc64(&asked.body).to_le_bytes()) => {}
+            (Some(_), None) => return refusal(400, "Md5Mismatch"),
+            (None, Some(_)) => return refusal(400, "Crc64Mismatch"),
+            _ => return refusal(400, "MissingContentMd5"),
         }
     }
     if asked.verb == "GET"
@@ -255,6 +259,12 @@ fn answer(state: &mut State, asked: &Asked) -> Answer {
         },
         _ => refusal(400, "UnsupportedQueryParameter"),
     }
+}
+
+fn crc64(bytes: &[u8]) -> u64 {
+    let mut sum = crc64fast_nvme::Digest::new();
+    sum.write(bytes);
+    sum.sum64()
 }
 
 fn put_block(state: &mut State, asked: &Asked) -> Answer {
