@@ -82,7 +82,7 @@ pub struct Run {
 }
 
 /// Objects that no version needs any more: they are deleted after a grace, for readers that still hold them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Doomed {
     /// The segments of these slots, both included; fences and branches among them stay for ever.

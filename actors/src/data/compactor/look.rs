@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use farshore_engine::ids::{MachineId, TimelineId};
 use farshore_engine::vault::manifest_keeper::ManifestKeeper;
-use farshore_engine::vault::merge::{MergeError, MergeLimits, Merger, Round, Rules};
+use farshore_engine::vault::merge::{MergeError, MergeLimits, Merger, Round, Rules, Sightings};
 use farshore_engine::vault::read::segment_view::LogSource;
 use farshore_engine::vault::read::timeline::TimelineReader;
 use parking_lot::Mutex;
@@ -51,7 +51,12 @@ pub(super) async fn adopt(spec: MachineSpec, over: Arc<AtomicBool>) -> Result<()
 }
 
 /// One look, when it is this machine's turn.
-pub(super) async fn look(spec: MachineSpec, over: Arc<AtomicBool>, rules: Rules) -> Result<Round, MergeError> {
+pub(super) async fn look(
+    spec: MachineSpec,
+    over: Arc<AtomicBool>,
+    rules: Rules,
+    sightings: Arc<Sightings>,
+) -> Result<Round, MergeError> {
     let mut known = spec.wiring.merging.0.lock().await;
     if over.load(SeqCst) {
         return Err(MergeError::Stopped);
@@ -60,7 +65,8 @@ pub(super) async fn look(spec: MachineSpec, over: Arc<AtomicBool>, rules: Rules)
     let mut reader = known.iter().position(own).and_then(|at| known.remove(at)).map(|one| one.reader);
     // One that was read under another key is of no use.
     reader = reader.filter(|reader| reader.source().key().as_bytes() == spec.data_key().as_bytes());
-    let round = merger(&spec, over).look(&mut reader, &rules).await;
+    let merger = Merger { sightings: Some(sightings), ..merger(&spec, over) };
+    let round = merger.look(&mut reader, &rules).await;
     if let Some(reader) = reader {
         known.truncate(READERS_MAX - 1);
         known.push_front(Known { machine: spec.machine, timeline: spec.timeline, reader });

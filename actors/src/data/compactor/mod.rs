@@ -17,18 +17,22 @@
 //! Invariants: nothing is dropped before the configuration server has said what the machine's retention is, in this process's
 //! life: the default could be shorter than what is wanted (I7). Nothing is merged or deleted under a newer owner (I4).
 //!
+//! What is doomed goes when its grace is over by the wall clock and by this process's own, so a wall clock that is set ahead
+//! deletes nothing early.
+//!
 //! Crash story: nothing here is durable but in the vault. A merge that was cut off left parts that no manifest names; they are
 //! doomed by the first look of the next life, and the merge is made again.
 
 mod look;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use farshore_engine::control::messages::{MergingReport, Severity};
 use farshore_engine::ids::{MachineId, Slot};
 use farshore_engine::vault::merge::plan::MergePolicy;
-use farshore_engine::vault::merge::{MergeError, MergeLimits, Round, Rules};
+use farshore_engine::vault::merge::{MergeError, MergeLimits, Round, Rules, Sightings};
 use farshore_engine::vault::read::error::ReadError;
 use farshore_engine::vault::retention::Ladder;
 use slog::{Logger, info, warn};
@@ -103,6 +107,7 @@ pub(super) struct Compactor {
     failures: u32,
     not_before: Instant,
     orphans_at: Option<Instant>,
+    sightings: Arc<Sightings>,
 }
 
 impl Ward for Compactor {
@@ -125,6 +130,7 @@ impl Ward for Compactor {
             seen: None,
             failures: 0,
             orphans_at: None,
+            sightings: Arc::new(Sightings::from_now()),
         }
     }
 }
@@ -210,8 +216,8 @@ impl Compactor {
         };
         let (slot, bytes) = self.spec.board.read(|status| (status.next_slot, status.uploads.bytes));
         let seen = Seen { at: Instant::now(), slot, bytes, ladder, doomed: 0 };
-        let (spec, over) = (self.spec.clone(), self.reins.held());
-        let looking = self.spec.wiring.back_room.run(move || look::look(spec, over, rules));
+        let (spec, over, sightings) = (self.spec.clone(), self.reins.held(), self.sightings.clone());
+        let looking = self.spec.wiring.back_room.run(move || look::look(spec, over, rules, sightings));
         ctx.spawn(looking.into_actor(self).map(move |round, compactor, ctx| {
             compactor.at_work = false;
             compactor.life.progress();
@@ -234,7 +240,8 @@ impl Compactor {
             self.orphans_at = Some(Instant::now());
         }
         // What a sweep left waiting is looked at again when its grace is over, and so is what it doomed.
-        let doomed = swept.map_or(round.standing.doomed, |swept| swept.waiting as usize + swept.orphans.len());
+        let doomed =
+            swept.map_or(round.standing.doomed, |swept| (swept.waiting + swept.kept) as usize + swept.orphans.len());
         match round.merged {
             // The next step may be due at once.
             Some(_) => {
@@ -255,7 +262,7 @@ impl Compactor {
                 "points" => standing.points, "dropped" => standing.dropped);
         }
         if swept.deleted > 0 || !swept.orphans.is_empty() {
-            info!(self.log, "what no run needs was swept"; "deleted" => swept.deleted, "waiting" => swept.waiting,
+            info!(self.log, "what no run needs was swept"; "deleted" => swept.deleted, "waiting" => swept.waiting, "kept" => swept.kept,
                 "orphans" => swept.orphans.len());
         }
         self.spec.board.edit(|status| {
@@ -268,7 +275,7 @@ impl Compactor {
                 runs: standing.runs as u64,
                 run_bytes: standing.run_bytes,
                 pins: standing.pins as u64,
-                waiting: round.swept.as_ref().map_or(standing.doomed as u64, |swept| swept.waiting),
+                waiting: round.swept.as_ref().map_or(standing.doomed as u64, |swept| swept.waiting + swept.kept),
                 deleted_objects: merging.deleted_objects + swept.deleted,
                 ..merging.clone()
             };

@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 pub use perform::MergeJob;
 pub use round::{Preview, Round, Rules, Standing, preview};
-pub use sweep::Swept;
+pub use sweep::{Sightings, Swept};
 
 use crate::ids::{Epoch, RunId, Slot, TimelineId, Timestamp, WriterId};
 use crate::vault::manifest::ManifestError;
@@ -125,6 +125,8 @@ pub struct Merger {
     pub pace: Arc<dyn Pace>,
     /// The time.
     pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Since when what is doomed is known here, by a clock that does not jump; the wall clock alone where there is none.
+    pub sightings: Option<Arc<Sightings>>,
     /// A bug put in on purpose.
     #[cfg(any(test, feature = "testing"))]
     pub mutation: Option<Mutation>,
@@ -155,6 +157,7 @@ impl Merger {
             limits,
             pace,
             clock,
+            sightings: None,
             #[cfg(any(test, feature = "testing"))]
             mutation: None,
         }

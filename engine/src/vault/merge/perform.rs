@@ -307,13 +307,15 @@ impl Layer<'_> {
     ) -> Result<(), MergeError> {
         match extent.source.expect("holes are left out") {
             Source::Data { segment, frame, payload_at } => {
-                let bytes = open[&(segment, frame)].bytes(payload_at, extent.len as usize, extent.offset);
+                let (from, len) = (&open[&(segment, frame)], extent.len as usize);
+                let bytes = from.bytes(payload_at, len, extent.offset);
+                let digests = from.digests(payload_at, len, extent.offset);
                 let view = &self.views[segment as usize];
                 let wrong = || {
                     let damage = Damage::Index { frame, offset: extent.offset };
                     ReadError::damaged(self.merger.source.name_of(view), damage)
                 };
-                writer.data(disk, self.lsn, extent.offset, bytes.ok_or_else(wrong)?).await
+                writer.data(disk, self.lsn, extent.offset, bytes.ok_or_else(wrong)?, digests.as_deref()).await
             }
             fill => {
                 let kind = if fill == Source::Zero { WriteKind::Zero } else { WriteKind::Undefined };

@@ -12,14 +12,20 @@
 //! rewriting costs one over the share at which it happens. Runs of full parts gain nothing by being put together, for a part
 //! is an object of its own; small runs are put together until their parts are full.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::perform::MergeJob;
+use crate::codec::Put;
 use crate::ids::{Lsn, RunId, Slot, Timestamp};
+use crate::record::{Record, RecordAt};
 use crate::vault::read::points::RecoveryPoint;
-use crate::vault::read::segment_view::ObjectPlace;
+use crate::vault::read::segment_view::{ObjectPlace, SegmentView};
 use crate::vault::read::timeline::TimelineReader;
 use crate::vault::retention::{Aging, Ladder, RetentionPlan};
+use crate::vault::segment::{Boundary, ITEM_PLAIN_BYTES_MAX};
 
 /// When what is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +42,8 @@ pub struct MergePolicy {
     pub small_bytes: u64,
     /// The base is rewritten when what can go into it has this share of its size, in percent.
     pub base_percent: u64,
+    /// Records and retained positions of one run, in bytes: they lie in the footer of its first part.
+    pub head_bytes_max: u64,
 }
 
 impl Default for MergePolicy {
@@ -48,6 +56,7 @@ impl Default for MergePolicy {
             width: 8,
             small_bytes: 64 << 20,
             base_percent: 50,
+            head_bytes_max: ITEM_PLAIN_BYTES_MAX as u64 / 2,
         }
     }
 }
@@ -65,6 +74,8 @@ pub struct RunFacts {
     pub retained: usize,
     /// How many it keeps although nobody wants them any more.
     pub idle: usize,
+    /// What a run that takes it in keeps of its records and positions, in bytes.
+    pub head_bytes: u64,
 }
 
 /// A live log object, as far as planning goes.
@@ -78,6 +89,8 @@ pub struct LiveFacts {
     pub old: bool,
     /// It holds writes or records: not a fence.
     pub segment: bool,
+    /// What a run that takes it in keeps of its records and positions, in bytes.
+    pub head_bytes: u64,
 }
 
 /// Why a merge is due.
@@ -123,16 +136,21 @@ impl Facts {
     pub fn of(reader: &TimelineReader, plan: &RetentionPlan, ladder: &Ladder) -> Self {
         let pinned: Vec<Lsn> =
             reader.manifest().map_or(Vec::new(), |manifest| manifest.pins.iter().map(|pin| pin.lsn).collect());
-        let own = reader.runs().iter().filter(|run| run.timeline == reader.timeline());
-        let runs = own.map(|run| {
-            let wanted = |lsn: &Lsn| plan.keeps(*lsn) || pinned.contains(lsn);
+        let wanted = |lsn: &Lsn| plan.keeps(*lsn) || pinned.contains(lsn);
+        let own = |view: &&Arc<SegmentView>| view.timeline == reader.timeline();
+        let first_part = |view: &Arc<SegmentView>| match view.place {
+            ObjectPlace::Run(run, 0) => Some((run, head_bytes(&view.footer.records, wanted))),
+            _ => None,
+        };
+        let heads: HashMap<RunId, u64> = reader.segments().iter().filter(own).filter_map(first_part).collect();
+        let runs = reader.runs().iter().filter(|run| run.timeline == reader.timeline()).map(|run| {
             let retained = run.boundaries.iter().filter(|boundary| wanted(&boundary.lsn)).count();
             let idle = run.boundaries.len() - retained;
-            RunFacts { id: run.id, slots: run.slots, bytes: run.bytes, retained, idle }
+            let head_bytes = heads.get(&run.id).copied().unwrap_or(0);
+            RunFacts { id: run.id, slots: run.slots, bytes: run.bytes, retained, idle, head_bytes }
         });
         let young_from = Timestamp(plan.counted_from.0.saturating_sub_unsigned(ladder.all_for_s() * 1_000_000));
-        let live = reader.segments().iter().filter(|view| view.timeline == reader.timeline());
-        let live = live.filter_map(|view| {
+        let live = reader.segments().iter().filter(own).filter_map(|view| {
             let ObjectPlace::Slot(slot) = view.place else { return None };
             let footer = &view.footer;
             let branch = matches!(footer.control, Some(crate::vault::segment::Control::Branch(_)));
@@ -141,6 +159,7 @@ impl Facts {
                 bytes: view.object_bytes,
                 old: footer.closed_at < young_from,
                 segment: footer.control.is_none(),
+                head_bytes: head_bytes(&footer.records, wanted),
             })
         });
         Self { runs: runs.collect(), live: live.collect() }
@@ -149,7 +168,7 @@ impl Facts {
     /// The next merge under `policy`; with `thorough` all that can be merged, at once.
     pub fn next(&self, policy: &MergePolicy, thorough: bool) -> Option<MergeStep> {
         if thorough {
-            return self.thorough();
+            return self.thorough(policy);
         }
         self.live(policy).or_else(|| self.tier(policy)).or_else(|| self.base(policy))
     }
@@ -168,11 +187,12 @@ impl Facts {
             return None;
         }
         let (mut taken, mut size) = (0, 0);
-        while taken < count && (taken == 0 || size + all[taken].bytes <= policy.live_bytes) {
+        let room = fitting(all.iter().map(|live| live.head_bytes), policy);
+        while taken < count.min(room) && (taken == 0 || size + all[taken].bytes <= policy.live_bytes) {
             size += all[taken].bytes;
             taken += 1;
         }
-        self.step(Reason::Live, self.runs.len(), taken, size)
+        self.step(Reason::Live, self.runs.len(), taken)
     }
 
     fn tier(&self, policy: &MergePolicy) -> Option<MergeStep> {
@@ -183,6 +203,7 @@ impl Facts {
             while from > 0 && small(&self.runs[from - 1]) && end - from < policy.width {
                 from -= 1;
             }
+            from = from.max(end - fitting(self.runs[from..end].iter().rev().map(|run| run.head_bytes), policy));
             // Runs of one size: a tiny one beside a nearly full one waits for its like.
             let group = &self.runs[from..end];
             let sizes = || group.iter().map(|run| run.bytes);
@@ -199,26 +220,37 @@ impl Facts {
     fn base(&self, policy: &MergePolicy) -> Option<MergeStep> {
         let (base, behind) = self.runs.split_first()?;
         let spent = behind.iter().take_while(|run| run.retained == 0).count();
+        let heads = self.runs[..=spent].iter().map(|run| run.head_bytes);
+        let spent = fitting(heads, policy) - 1;
         let bytes: u64 = behind[..spent].iter().map(|run| run.bytes).sum();
         let due = spent > 0 && bytes.saturating_mul(100) >= base.bytes.saturating_mul(policy.base_percent);
         due.then(|| self.runs_step(Reason::Base, 0, spent + 1)).flatten()
     }
 
-    fn thorough(&self) -> Option<MergeStep> {
+    /// All there is, in as few runs as their heads allow.
+    fn thorough(&self, policy: &MergePolicy) -> Option<MergeStep> {
         let live = self.mergeable();
-        let due =
-            live.iter().any(|live| live.segment) || self.runs.len() > 1 || self.runs.iter().any(|run| run.idle > 0);
-        let bytes = live.iter().map(|live| live.bytes).sum();
-        match due && live.iter().any(|live| live.segment) {
-            true => self.step(Reason::Thorough, 0, live.len(), bytes),
-            false if due => self.runs_step(Reason::Thorough, 0, self.runs.len()),
-            false => None,
+        if live.iter().any(|live| live.segment) {
+            let taken = fitting(live.iter().map(|live| live.head_bytes), policy);
+            let beside: u64 = live[..taken].iter().map(|live| live.head_bytes).sum();
+            let heads = [beside].into_iter().chain(self.runs.iter().rev().map(|run| run.head_bytes));
+            return self.step(Reason::Thorough, self.runs.len() + 1 - fitting(heads, policy), taken);
         }
+        let mut from = 0;
+        while from < self.runs.len() {
+            let end = from + fitting(self.runs[from..].iter().map(|run| run.head_bytes), policy);
+            if end - from > 1 || self.runs[from].idle > 0 {
+                return self.runs_step(Reason::Thorough, from, end);
+            }
+            from = end;
+        }
+        None
     }
 
     /// Runs from `from` on and so many live objects.
-    fn step(&self, reason: Reason, from: usize, live: usize, live_bytes: u64) -> Option<MergeStep> {
+    fn step(&self, reason: Reason, from: usize, live: usize) -> Option<MergeStep> {
         let objects = &self.live[..live];
+        let live_bytes: u64 = objects.iter().map(|live| live.bytes).sum();
         let last = objects.last()?;
         if !objects.iter().any(|object| object.segment) {
             return None;
@@ -237,6 +269,30 @@ impl Facts {
         let replaces = runs.iter().map(|run| run.id).collect();
         Some(MergeStep { reason, from: first.slots.0, to: last.slots.1, replaces, bytes })
     }
+}
+
+/// How many heads, of one at least, fit into one.
+fn fitting(heads: impl Iterator<Item = u64>, policy: &MergePolicy) -> usize {
+    let mut sum = 0_u64;
+    let fits = |head: &u64| {
+        sum = sum.saturating_add(*head);
+        sum <= policy.head_bytes_max
+    };
+    heads.take_while(fits).count().max(1)
+}
+
+/// What a run keeps of records, in bytes, with the position of each mark that stays.
+fn head_bytes(records: &[RecordAt], wanted: impl Fn(&Lsn) -> bool) -> u64 {
+    let (mut out, mut positions) = (Put::default(), 0);
+    for at in records {
+        match at.record {
+            Record::Mark(_) if !wanted(&at.lsn) => continue,
+            Record::Mark(_) => positions += 1,
+            _ => {}
+        }
+        at.put(&mut out);
+    }
+    (out.len() + positions * Boundary::BYTES) as u64
 }
 
 impl MergeStep {
@@ -262,11 +318,11 @@ mod tests {
 
     fn run(id: u8, bytes: u64, retained: usize) -> RunFacts {
         let slots = (Slot(u64::from(id) * 10), Slot(u64::from(id) * 10 + 9));
-        RunFacts { id: RunId([id; 8]), slots, bytes, retained, idle: 0 }
+        RunFacts { id: RunId([id; 8]), slots, bytes, retained, idle: 0, head_bytes: 0 }
     }
 
     fn live(slot: u64, bytes: u64, old: bool) -> LiveFacts {
-        LiveFacts { slot: Slot(slot), bytes, old, segment: true }
+        LiveFacts { slot: Slot(slot), bytes, old, segment: true, head_bytes: 0 }
     }
 
     #[test]
@@ -298,6 +354,26 @@ mod tests {
         runs[1].bytes = 50;
         let step = Facts { runs, live: Vec::new() }.next(&policy, false).expect("half of the base");
         assert_eq!((step.reason, step.replaces.len()), (Reason::Base, 2));
+    }
+
+    #[test]
+    fn no_run_gets_more_records_and_positions_than_one_footer_has_room_for() {
+        let policy = MergePolicy { live_segments: 4, width: 2, head_bytes_max: 100, ..MergePolicy::default() };
+        let heavy = |slot| LiveFacts { head_bytes: 40, ..live(slot, 10, true) };
+        let mut facts = Facts { runs: Vec::new(), live: (0..6).map(heavy).collect() };
+        assert_eq!(facts.next(&policy, false).map(|step| step.to), Some(Slot(1)), "two of them");
+        facts.runs = (0..3).map(|id| RunFacts { head_bytes: 60, ..run(id, 10, 0) }).collect();
+        let step = facts.next(&policy, true).expect("all of it");
+        assert_eq!((step.to, step.replaces.len()), (Slot(1), 0), "no run beside them");
+        facts.live.truncate(1);
+        assert_eq!(facts.next(&policy, false), None, "no two runs fit into one");
+        assert_eq!(facts.next(&policy, true), None);
+        facts.runs[1].head_bytes = 40;
+        let steps = [facts.next(&policy, false), facts.next(&policy, true)].map(|step| step.expect("two fit"));
+        assert_eq!(steps.map(|step| step.from), [Slot(10), Slot(0)], "the youngest of their size; the oldest of all");
+        facts.runs[0].idle = 1;
+        facts.runs[1].head_bytes = 60;
+        assert_eq!(facts.next(&policy, true).map(|step| step.replaces.len()), Some(1), "what nobody wants goes");
     }
 
     /// A machine of `disk` bytes, of which one percent changes each day, no block twice: what a year costs in bytes written

@@ -141,8 +141,8 @@ impl Merger {
 
     fn is_sweep_due(&self, reader: &TimelineReader, now: Timestamp, grace_micros: u64) -> bool {
         let Some(manifest) = reader.manifest() else { return false };
-        let due = |at: Timestamp| at <= now && now.micros_since(at) >= grace_micros;
-        manifest.doomed.iter().any(|doomed| due(doomed.at()))
-            || manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now))
+        // Each is looked at: from here on it is known.
+        let ripe = manifest.doomed.iter().filter(|doomed| self.is_ripe(doomed, now, grace_micros)).count();
+        ripe > 0 || manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now))
     }
 }

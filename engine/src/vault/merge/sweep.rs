@@ -8,7 +8,10 @@
 //! dooms it settles that: the other's put no longer matches, and on the version it reads next its run is given up. Only when
 //! every part is gone does the name leave the list, and then the commit finds no parts (I7).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{MergeError, Merger};
 use crate::ids::{RunId, Slot, Timestamp};
@@ -29,11 +32,58 @@ pub struct Swept {
     pub deleted: u64,
     /// Doomed entries whose time has not come.
     pub waiting: u64,
+    /// Doomed entries that the store keeps for longer; they are tried again.
+    pub kept: u64,
     /// Runs that nothing names.
     pub orphans: Vec<RunId>,
 }
 
+/// Since when this process knows what is doomed, by a clock that does not jump: a wall clock that was set ahead makes
+/// nothing go early. Who starts anew waits for one grace more.
+pub struct Sightings {
+    uptime: Box<dyn Fn() -> Duration + Send + Sync>,
+    first: Mutex<HashMap<Doomed, Duration>>,
+}
+
+impl std::fmt::Debug for Sightings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sightings").field("first", &self.first).finish_non_exhaustive()
+    }
+}
+
+impl Sightings {
+    /// None yet. `uptime` is a clock that does not jump.
+    pub fn new(uptime: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { uptime: Box::new(uptime), first: Mutex::default() }
+    }
+
+    /// None yet, by the host's monotonic clock.
+    pub fn from_now() -> Self {
+        let begun = Instant::now();
+        Self::new(move || begun.elapsed())
+    }
+
+    /// How long something has been known, from this call on.
+    fn known_for(&self, doomed: &Doomed) -> Duration {
+        let now = (self.uptime)();
+        now.saturating_sub(*self.first.lock().entry(doomed.clone()).or_insert(now))
+    }
+
+    /// Forgets what is doomed no longer.
+    fn keep_only(&self, doomed: &[Doomed]) {
+        self.first.lock().retain(|known, _| doomed.contains(known));
+    }
+}
+
 impl Merger {
+    /// Whether something was doomed long enough ago, by the wall clock and by this process's own. A clock that went back
+    /// makes this wait longer, never shorter.
+    pub(super) fn is_ripe(&self, doomed: &Doomed, now: Timestamp, grace_micros: u64) -> bool {
+        let known_for = self.sightings.as_ref().map(|sightings| sightings.known_for(doomed).as_micros());
+        let known_long_enough = known_for.is_none_or(|known_for| known_for >= grace_micros.into());
+        known_long_enough && doomed.at() <= now && now.micros_since(doomed.at()) >= grace_micros
+    }
+
     /// The runs that have parts and that the manifest does not know. Changes nothing: the dry run of the sweep.
     pub async fn orphans(&self) -> Result<Vec<RunId>, MergeError> {
         let (store, machine) = (self.source.store(), self.source.machine());
@@ -72,15 +122,23 @@ impl Merger {
         if !swept.orphans.is_empty() {
             self.doom(&swept.orphans, now).await?;
         }
+        if let Some(sightings) = &self.sightings {
+            sightings.keep_only(&manifest.doomed);
+        }
         let mut gone = Vec::new();
         for doomed in &manifest.doomed {
-            // A clock that went back makes this wait longer, never shorter.
-            if doomed.at() > now || now.micros_since(doomed.at()) < grace_micros {
+            if !self.is_ripe(doomed, now, grace_micros) {
                 swept.waiting += 1;
                 continue;
             }
-            swept.deleted += self.delete(doomed).await?;
-            gone.push(doomed.clone());
+            match self.delete(doomed).await {
+                Ok(deleted) => {
+                    swept.deleted += deleted;
+                    gone.push(doomed.clone());
+                }
+                Err(MergeError::Store(error)) if error.kind == StoreErrorKind::Immutable => swept.kept += 1,
+                Err(error) => return Err(error),
+            }
         }
         let over = |manifest: &Manifest| manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now));
         if !gone.is_empty() || over(&manifest) {

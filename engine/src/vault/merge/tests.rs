@@ -6,10 +6,11 @@ mod mortal;
 mod world;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::Merger;
 use super::plan::{Facts, MergePolicy, retention_of};
+use super::{Merger, Sightings};
 use crate::ids::{DiskNo, Epoch, Lsn, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::{GapReason, Record};
 use crate::vault::manifest::{Pin, PinKind};
@@ -20,8 +21,9 @@ use crate::vault::read::timeline::TimelineReader;
 use crate::vault::read::verify::{Scope, verify};
 use crate::vault::repair::{Proof, StoreCopies, repair};
 use crate::vault::retention::Ladder;
-use crate::vault::store::ObjectStore;
+use crate::vault::store::faulty::{Aim, Fault, FaultPlan, FaultyStore, StoreCall};
 use crate::vault::store::memory::MemoryStore;
+use crate::vault::store::{ObjectStore, StoreErrorKind};
 use world::{GRACE_S, SECTORS, World, bytes_at, history, ladder};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -324,6 +326,69 @@ fn two_thousand_segments_become_few_objects_and_every_hundredth_point_opens() {
             let bytes = bytes_at(&reader, DiskNo(0), point.lsn).await.expect("it reads");
             assert!(bytes == taken.disks[&DiskNo(0)], "LSN {}", point.lsn);
         }
+    });
+}
+
+#[test]
+fn a_clock_that_is_set_ahead_deletes_nothing_before_its_grace_and_one_set_back_only_waits() {
+    block_on(async {
+        let mut world = history(6).await;
+        let uptime = Arc::new(AtomicU64::new(7));
+        let steady = uptime.clone();
+        world.sightings = Some(Arc::new(Sightings::new(move || Duration::from_secs(steady.load(Ordering::SeqCst)))));
+        world.merge(true, None).await.expect("a run");
+        let grace = GRACE_S as u64 * 1_000_000;
+        world.clock.fetch_add(GRACE_S * 100, Ordering::SeqCst);
+        let swept = world.merger(None).sweep(grace).await.expect("it sweeps");
+        assert!(swept.deleted == 0 && swept.waiting > 0, "known for no time at all: {swept:?}");
+        uptime.fetch_add(GRACE_S as u64 - 1, Ordering::SeqCst);
+        assert_eq!(world.merger(None).sweep(grace).await.expect("it sweeps").deleted, 0);
+        uptime.fetch_add(1, Ordering::SeqCst);
+        world.clock.fetch_sub(GRACE_S * 100, Ordering::SeqCst);
+        assert_eq!(world.merger(None).sweep(grace).await.expect("it sweeps").deleted, 0, "by the wall clock too early");
+        world.clock.fetch_add(GRACE_S, Ordering::SeqCst);
+        assert!(world.merger(None).sweep(grace).await.expect("it sweeps").deleted > 0);
+        world.check().await.expect("nothing is lost");
+    });
+}
+
+#[test]
+fn what_the_store_still_keeps_stays_doomed_and_the_rest_goes() {
+    block_on(async {
+        let mut world = history(6).await;
+        world.merge(true, None).await.expect("a run");
+        world.end_segment().await;
+        world.merge(true, None).await.expect("another in its place");
+        world.clock.fetch_add(GRACE_S + 1, Ordering::SeqCst);
+        let merger = world.merger(None);
+        let doomed = merger.keeper.read(merger.owner.0).await.expect("it reads").0.doomed.len();
+        assert!(doomed >= 2, "segments and a run");
+        let immutable = Fault::ErrorBefore(StoreErrorKind::Immutable);
+        let worm = Arc::new(FaultyStore::new(world.log.store.clone(), FaultPlan::none()));
+        worm.set_plan(FaultPlan::none().and(Aim::all(StoreCall::Delete), immutable));
+        let source = LogSource::new(worm, world.log.machine, world.log.key.clone());
+        let swept =
+            Merger { source, ..world.merger(None) }.sweep(GRACE_S as u64 * 1_000_000).await.expect("no failure");
+        assert_eq!((swept.deleted, swept.kept), (0, doomed as u64));
+        let swept = merger.sweep(GRACE_S as u64 * 1_000_000).await.expect("the store lets go");
+        assert!(swept.deleted > 0 && swept.kept == 0, "{swept:?}");
+        world.check().await.expect("nothing is lost");
+    });
+}
+
+#[test]
+fn a_history_of_more_points_than_one_footer_holds_becomes_several_runs() {
+    block_on(async {
+        let mut world = history(30).await;
+        world.ladder = ladder(&[(0, 100_000)]);
+        world.policy.head_bytes_max = 2500;
+        while world.merge(true, None).await.expect("it merges") {}
+        let reader = world.log.reader().await;
+        let positions: Vec<usize> = reader.runs().iter().map(|run| run.boundaries.len()).collect();
+        assert!(positions.len() >= 3, "90 points in runs of {positions:?}");
+        assert!(positions.iter().all(|positions| *positions < 30), "{positions:?}");
+        assert_eq!(reader.points().len(), 90);
+        world.check().await.expect("each is what it was");
     });
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 
 use super::{MergeError, Merger};
-use crate::digest::{PIECE_BYTES, digests};
+use crate::digest::{PIECE_BYTES, PieceDigest, digests, piece_count};
 use crate::ids::{DiskNo, Lsn, Salt, Slot};
 use crate::record::RecordAt;
 use crate::section::{SectionBuilder, WriteKind};
@@ -25,6 +25,8 @@ use crate::vault::store::PutOutcome;
 
 /// Most rows of one frame. Chosen: a table of 192 KiB.
 const FRAME_ROWS_MAX: usize = 8192;
+/// Most frames of one part. Chosen: a table of 3 MB, whatever they compress to.
+const PART_FRAMES_MAX: usize = 1 << 16;
 
 /// What a run is, beside its rows.
 #[derive(Debug, Clone)]
@@ -45,8 +47,32 @@ struct Pen {
     section: SectionBuilder,
     rows: usize,
     lsns: Option<(Lsn, Lsn)>,
-    /// Data that goes on on the disk: it becomes one row.
-    run: Option<(Lsn, u64, BytesMut)>,
+    row: Option<OpenRow>,
+}
+
+/// Data that goes on on the disk: it becomes one row.
+struct OpenRow {
+    lsn: Lsn,
+    offset: u64,
+    data: BytesMut,
+    /// The digests of its pieces, while all of them are known.
+    digests: Option<Vec<PieceDigest>>,
+}
+
+impl OpenRow {
+    fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
+
+    fn push(&mut self, data: &[u8], digests: Option<&[PieceDigest]>) {
+        // A piece that lies in two is one that nobody knows the digest of.
+        let whole = self.data.is_empty() || self.end().is_multiple_of(PIECE_BYTES as u64);
+        match (&mut self.digests, digests) {
+            (Some(known), Some(more)) if whole => known.extend_from_slice(more),
+            (known, _) => *known = None,
+        }
+        self.data.extend_from_slice(data);
+    }
 }
 
 struct Part {
@@ -77,19 +103,24 @@ impl<'a> RunWriter<'a> {
         Self { merger, plan, pens: BTreeMap::new(), part: None, parts: 0, previous, bytes: 0 }
     }
 
-    /// Adds data of a layer, behind everything of the disk before it.
-    pub(super) async fn data(&mut self, disk: DiskNo, lsn: Lsn, offset: u64, data: &[u8]) -> Result<(), MergeError> {
+    /// Adds data of a layer, behind everything of the disk before it, with the digests of its pieces where they are known.
+    pub(super) async fn data(
+        &mut self,
+        disk: DiskNo,
+        lsn: Lsn,
+        offset: u64,
+        data: &[u8],
+        digests: Option<&[PieceDigest]>,
+    ) -> Result<(), MergeError> {
         let frame_bytes = self.merger.limits.frame_payload_bytes;
-        let (mut offset, mut left) = (offset, data);
+        let (mut offset, mut left, mut digests) = (offset, data, digests);
         while !left.is_empty() {
             let pen = self.pens.entry(disk).or_default();
-            let follows =
-                pen.run.as_ref().is_some_and(|(at, from, run)| *at == lsn && from + run.len() as u64 == offset);
-            if !follows {
-                self.end_run(disk);
+            if !pen.row.as_ref().is_some_and(|row| row.lsn == lsn && row.end() == offset) {
+                self.end_row(disk);
             }
             let pen = self.pens.entry(disk).or_default();
-            let held = pen.section.payload_bytes() + pen.run.as_ref().map_or(0, |(_, _, run)| run.len());
+            let held = pen.section.payload_bytes() + pen.row.as_ref().map_or(0, |row| row.data.len());
             let room = frame_bytes.saturating_sub(held);
             let len = cut(offset, left.len(), room);
             if len == 0 {
@@ -97,9 +128,10 @@ impl<'a> RunWriter<'a> {
                 continue;
             }
             let (now, rest) = left.split_at(len);
-            let pen = self.pens.entry(disk).or_default();
-            pen.run.get_or_insert_with(|| (lsn, offset, BytesMut::new())).2.extend_from_slice(now);
-            (offset, left) = (offset + len as u64, rest);
+            let (own, others) = digests.map(|known| known.split_at(piece_count(offset, len))).unzip();
+            let open = || OpenRow { lsn, offset, data: BytesMut::new(), digests: Some(Vec::new()) };
+            self.pens.entry(disk).or_default().row.get_or_insert_with(open).push(now, own);
+            (offset, left, digests) = (offset + len as u64, rest, others);
         }
         Ok(())
     }
@@ -113,7 +145,7 @@ impl<'a> RunWriter<'a> {
         len: u32,
         kind: WriteKind,
     ) -> Result<(), MergeError> {
-        self.end_run(disk);
+        self.end_row(disk);
         let pen = self.pens.entry(disk).or_default();
         pen.section.fill(lsn, offset, len, kind);
         pen.note(lsn);
@@ -124,23 +156,23 @@ impl<'a> RunWriter<'a> {
     }
 
     /// Ends the open row of a disk.
-    fn end_run(&mut self, disk: DiskNo) {
+    fn end_row(&mut self, disk: DiskNo) {
         let key = self.merger.source.digest_key();
         let Some(pen) = self.pens.get_mut(&disk) else { return };
-        if let Some((lsn, offset, data)) = pen.run.take() {
+        if let Some(OpenRow { lsn, offset, data, digests: known }) = pen.row.take() {
             let data = data.freeze();
-            let sums = digests(key, offset, &data);
+            let sums = known.unwrap_or_else(|| digests(key, offset, &data));
             pen.section.data(lsn, offset, data, &sums);
             pen.note(lsn);
         }
     }
 
     async fn end_frame(&mut self, disk: DiskNo) -> Result<(), MergeError> {
-        self.end_run(disk);
+        self.end_row(disk);
         let Some(Pen { section, lsns: Some((first, last)), .. }) = self.pens.remove(&disk) else { return Ok(()) };
         let mut part = self.part.take().unwrap_or_else(|| self.begin_part());
         part.push(disk, first, last, &section.finish());
-        let full = part.bytes >= self.merger.limits.part_bytes as u64;
+        let full = part.bytes >= self.merger.limits.part_bytes as u64 || part.frames.len() >= PART_FRAMES_MAX;
         self.part = Some(part);
         if full { self.end_part().await } else { Ok(()) }
     }

@@ -37,7 +37,7 @@ pub mod trailer;
 pub use footer::{FooterPlace, PartContents, SealedControl, SealedFooter, seal_control, seal_footer, seal_part_footer};
 pub use header::{LogVersion, ObjectKind, SegmentIdentity};
 pub use index::{Counters, FrameEntry, IndexRow, SegmentIndex};
-pub use item::{Codec, ItemHeader, ItemKind, ItemNo};
+pub use item::{Codec, ITEM_PLAIN_BYTES_MAX, ItemHeader, ItemKind, ItemNo};
 pub use packing::{NoPacking, Packing};
 pub use run::{Boundary, RunHead};
 pub use scan::{BatchSpan, Scan, rebuild_index, scan_whole_batches};

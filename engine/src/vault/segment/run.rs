@@ -24,10 +24,7 @@ use super::top::FooterDigest;
 use crate::codec::{Malformed, Put, Take};
 use crate::ids::{Epoch, Lsn, RunId, Slot, WriterId};
 
-const BOUNDARY_BYTES: usize = 48;
 const WHAT: &str = "run";
-/// Most boundaries of one run. Chosen: 9.6 MB of a top, which is bounded; 55 hours of a mark a second.
-pub const BOUNDARIES_MAX: usize = 200_000;
 
 /// A position that stays readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +35,11 @@ pub struct Boundary {
     pub slot: Slot,
     /// The digest of that slot's footer: a timeline that branched there names it.
     pub footer: FooterDigest,
+}
+
+impl Boundary {
+    /// Its size in a footer, in bytes.
+    pub const BYTES: usize = 48;
 }
 
 /// Which part of which run, and what the run stands for.
@@ -82,7 +84,7 @@ impl RunHead {
             owner: (Epoch(input.u64(WHAT)?), WriterId(input.array(WHAT)?)),
             boundaries: Vec::new(),
         };
-        let count = input.count(BOUNDARY_BYTES, WHAT)?;
+        let count = input.count(Boundary::BYTES, WHAT)?;
         for _ in 0..count {
             let (lsn, slot) = (Lsn(input.u64(WHAT)?), Slot(input.u64(WHAT)?));
             let boundary = Boundary { lsn, slot, footer: FooterDigest(input.array(WHAT)?) };

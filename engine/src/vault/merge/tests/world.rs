@@ -14,7 +14,7 @@ use crate::section::WriteKind;
 use crate::vault::manifest::{Pin, PinKind};
 use crate::vault::manifest_keeper::ManifestKeeper;
 use crate::vault::merge::plan::{Facts, MergePolicy, retention_of};
-use crate::vault::merge::{FullSpeed, MergeError, MergeLimits, Merger, Mutation};
+use crate::vault::merge::{FullSpeed, MergeError, MergeLimits, Merger, Mutation, Sightings};
 use crate::vault::read::error::ReadError;
 use crate::vault::read::frame_cache::FrameCache;
 use crate::vault::read::segment_view::{LogSource, ObjectPlace};
@@ -39,6 +39,7 @@ pub(super) fn ladder(rungs: &[(u64, u64)]) -> Ladder {
 pub(super) struct World {
     pub(super) log: TestLog,
     pub(super) clock: Arc<AtomicI64>,
+    pub(super) sightings: Option<Arc<Sightings>>,
     pub(super) ladder: Ladder,
     pub(super) policy: MergePolicy,
     pub(super) mutation: Option<Mutation>,
@@ -61,6 +62,7 @@ impl World {
         Self {
             log: TestLog::new(sizes).await,
             clock: Arc::new(AtomicI64::new(0)),
+            sightings: None,
             ladder: ladder(&[(0, 15), (20, 60), (60, 400)]),
             policy,
             mutation,
@@ -96,6 +98,7 @@ impl World {
             },
             pace: Arc::new(FullSpeed),
             clock: Arc::new(move || now),
+            sightings: self.sightings.clone(),
             mutation: self.mutation,
         }
     }
