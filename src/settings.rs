@@ -38,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) merging: MergingSettings,
     /// How process servers read again what lies in the vault.
     pub(crate) scrubbing: ScrubbingSettings,
+    /// How process servers serve points.
+    pub(crate) serving: ServingSettings,
     /// The mobility agent.
     pub(crate) agent: AgentSettings,
     /// Logs.
@@ -115,6 +117,16 @@ pub(crate) struct MergingSettings {
     pub(crate) bytes_per_second_max: u64,
 }
 
+/// How process servers serve points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServingSettings {
+    /// Bytes of what was read for served points that are kept on disk, sealed; 0: none.
+    pub(crate) near_bytes_max: u64,
+    /// Bring all that a served point needs there, in the background.
+    pub(crate) hydrate: bool,
+}
+
 /// How process servers read again what lies in the vault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -182,6 +194,7 @@ impl Default for Settings {
                 slices: defaults::SCRUB_SLICES,
                 bytes_per_second_max: defaults::SCRUB_BYTES_PER_SECOND_MAX,
             },
+            serving: ServingSettings { near_bytes_max: defaults::SERVE_NEAR_BYTES_MAX, hydrate: false },
             agent: AgentSettings {
                 mark_interval_ms: defaults::MARK_INTERVAL_MS,
                 memory_bytes_max: defaults::AGENT_MEMORY_BYTES_MAX,
@@ -253,6 +266,9 @@ fn check(settings: &Settings) -> Result<(), Failure> {
     }
     if settings.merging.bytes_per_second_max < 1 << 20 {
         return refuse("merging.bytes_per_second_max", "must be at least 1 MiB");
+    }
+    if settings.serving.hydrate && settings.serving.near_bytes_max == 0 {
+        return refuse("serving.hydrate", "needs serving.near_bytes_max above 0: that is where it brings things");
     }
     if !(60..=31 * 86_400).contains(&settings.scrubbing.slice_seconds) {
         return refuse("scrubbing.slice_seconds", "must lie between 60 and 2678400");
@@ -371,6 +387,7 @@ mod tests {
             ("[retention]\nladder = [{ every_s = 60, for_s = 0 }]\n", "at least one second"),
             ("[merging]\nsegments = 1\n", "merging.segments"),
             ("[scrubbing]\nslices = 0\n", "scrubbing.slices"),
+            ("[serving]\nhydrate = true\n", "serving.hydrate"),
             ("[log]\nlevel = \"loud\"\n", "no log level"),
         ] {
             let failure = load_text(text).err().unwrap_or_else(|| panic!("accepted: {text}"));

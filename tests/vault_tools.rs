@@ -102,6 +102,17 @@ fn ls_tells_machines_timelines_and_points() {
 }
 
 #[test]
+fn a_tool_whose_output_nobody_reads_ends_without_a_word() {
+    let rig = Rig::new();
+    let (nobody, output) = std::io::pipe().expect("a pipe");
+    drop(nobody);
+    let mut command = rig.command("ls");
+    let ended = command.args(["--passphrase-env", "PASS"]).stdout(output).stderr(Stdio::piped()).output();
+    let ended = ended.expect("farshore runs");
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(141), ""));
+}
+
+#[test]
 fn restore_brings_any_point_back_by_latest_id_or_time() {
     let rig = Rig::new();
     let target = rig.path("out");
@@ -250,6 +261,33 @@ fn serve(rig: &Rig, sockets: &Path, extra: &[&str]) -> (Serving, Vec<String>) {
     let lines = BufReader::new(child.0.stdout.take().expect("it is piped")).lines().take(2);
     let uris = lines.map(|line| line.expect("a line").rsplit("  ").next().expect("a URI").to_owned()).collect();
     (child, uris)
+}
+
+#[test]
+fn serve_keeps_what_it_read_near_and_takes_it_from_there_again() {
+    let rig = Rig::new();
+    let near = rig.path("near");
+    let text = near.to_str().expect("text");
+    for _ in 0..2 {
+        let (mut child, uris) = serve(&rig, &rig.path("sockets"), &["--near", text, "--hydrate"]);
+        for (disk, uri) in uris.iter().enumerate() {
+            let mut client =
+                NbdClient::connect(&uri.parse().expect("a URI"), ClientOptions::default()).expect("connects");
+            let model = &rig.log.taken[2].disks[&DiskNo(disk as u16)];
+            let mut bytes = vec![0xee; model.len()];
+            client.read(0, &mut bytes).expect("it reads");
+            assert!(bytes == *model);
+            client.disconnect().expect("it leaves");
+        }
+        let second = rig.run("serve", &["--machine", MACHINE, "--socket-dir", text, "--near", text]);
+        assert_eq!(second.status.code(), Some(2), "one process at a time");
+        assert!(String::from_utf8_lossy(&second.stderr).contains("another process uses this folder"), "{second:?}");
+        let pid = child.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        assert!(child.0.wait().expect("it ends").success());
+        let kept = fs::read_dir(&near).expect("it lists").count();
+        assert!(kept > 1, "frames beside the lock");
+    }
 }
 
 #[test]

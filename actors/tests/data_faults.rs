@@ -203,7 +203,9 @@ async fn a_key_that_does_not_open_the_log_is_refused_and_the_right_one_taken() {
 
 #[actix::test]
 async fn an_operator_asks_for_a_mark_and_serves_it() {
-    let rig = Rig::new();
+    let mut rig = Rig::new();
+    rig.limits.serve_near_bytes_max = 1 << 30;
+    rig.limits.serve_hydrate = true;
     let server = rig.server("one").await;
     server.assign(1, 1).await.unwrap();
     let agent = rig.agent(&server, 1, &[256 << 10, 64 << 10]);
@@ -247,6 +249,9 @@ async fn an_operator_asks_for_a_mark_and_serves_it() {
         until("the disk is read", async || read.is_finished()).await;
         assert!(read.join().unwrap() == held, "disk {} is served as it was", export.disk);
     }
+    let near = rig.dir.path().join("one/serve/near");
+    let frames = || std::fs::read_dir(&near).unwrap().count();
+    until("frames are near, beside the lock", async || frames() >= 3).await;
     server.plane.execute(Command::StopServing { serve: 4 }).await.unwrap();
     assert_eq!(server.plane.report().await.unwrap().serving, Vec::<u64>::new());
     let restore = Command::RestorePoint {

@@ -37,6 +37,8 @@ pub const MERGE_BYTES_PER_SECOND_MAX: u64 = 64 << 20;
 pub const SCRUB_SLICE_SECONDS: u64 = 24 * 3600;
 /// In so many slices a log is read again: each object once in thirty days, as drives are scrubbed.
 pub const SCRUB_SLICES: u64 = 30;
+/// Bytes of served points' frames that a process server keeps on its disk; 0: none.
+pub const SERVE_NEAR_BYTES_MAX: u64 = 0;
 /// Bytes that a process server reads again per second, at most: 10 TiB in thirty days take a quarter of each.
 pub const SCRUB_BYTES_PER_SECOND_MAX: u64 = 16 << 20;
 
@@ -65,6 +67,7 @@ pub const TABLE: &[(&str, u64, &str)] = &[
     ("merge speed", MERGE_BYTES_PER_SECOND_MAX, "bytes/s"),
     ("scrub slice", SCRUB_SLICE_SECONDS, "s"),
     ("scrub slices", SCRUB_SLICES, "slices"),
+    ("served near", SERVE_NEAR_BYTES_MAX, "bytes"),
     ("scrub speed", SCRUB_BYTES_PER_SECOND_MAX, "bytes/s"),
     ("certificates", CERTIFICATE_DAYS as u64, "days"),
     ("release", RELEASE_SECONDS, "s"),

@@ -315,6 +315,8 @@ async fn start_node(start: NodeStart<'_>) -> Result<ProcessServerNode, Failure> 
     limits.merging.grace = Duration::from_secs(settings.merging.grace_seconds);
     limits.merging.bytes_per_second_max = settings.merging.bytes_per_second_max;
     limits.merging.policy.live_segments = settings.merging.segments;
+    limits.serve_near_bytes_max = settings.serving.near_bytes_max;
+    limits.serve_hydrate = settings.serving.hydrate;
     limits.scrubbing.slice_every = Duration::from_secs(settings.scrubbing.slice_seconds);
     limits.scrubbing.slices = settings.scrubbing.slices;
     limits.scrubbing.bytes_per_second_max = settings.scrubbing.bytes_per_second_max;

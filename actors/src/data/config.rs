@@ -46,6 +46,10 @@ pub struct DataLimits {
     pub arbiters: usize,
     /// Memory for frames of served points, in bytes, per point.
     pub serve_cache_bytes: usize,
+    /// Frames of served points that are kept on disk, in bytes, of all points; 0: none.
+    pub serve_near_bytes_max: u64,
+    /// Whether all that a served point needs is brought there.
+    pub serve_hydrate: bool,
     /// Merging.
     pub merging: MergingLimits,
     /// Scrubbing.
@@ -72,6 +76,8 @@ impl Default for DataLimits {
             file_threads: 4,
             arbiters: cores.saturating_sub(1).max(1),
             serve_cache_bytes: 32 << 20,
+            serve_near_bytes_max: 0,
+            serve_hydrate: false,
             merging: MergingLimits::default(),
             scrubbing: ScrubbingLimits::default(),
         }

@@ -4,17 +4,21 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use clap::Args;
 use farshore_engine::nbd::{Export, NbdServer, ServerOptions};
 use farshore_engine::vault::read::export::VolumeExport;
 use farshore_engine::vault::read::frame_cache::FrameCache;
+use farshore_engine::vault::read::hydrate::{Hydration, hydrate};
+use farshore_engine::vault::read::near_frames::NearFrames;
 use farshore_engine::vault::read::overlay::Overlay;
 use farshore_engine::vault::read::restore::file_name;
 use farshore_engine::vault::read::volume::{Volume, VolumeLimits};
 use serde::Serialize;
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,6 +29,9 @@ use crate::settings::VaultSettings;
 
 /// How long clients get to finish their requests when the server is stopped.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Hydration is told of so often, in percent of a disk.
+const HYDRATION_STEP: u64 = 10;
 
 /// What to serve, and where.
 #[derive(Debug, Args)]
@@ -46,6 +53,15 @@ pub(crate) struct ServeArgs {
     /// Memory for opened frames, in MiB.
     #[arg(long, default_value_t = 256, value_name = "MIB")]
     cache_mib: usize,
+    /// A directory that keeps what was read of the vault, sealed as it lies there; it may be used again.
+    #[arg(long, value_name = "DIR")]
+    near: Option<PathBuf>,
+    /// Most of it, in GiB.
+    #[arg(long, default_value_t = 16, value_name = "GIB", requires = "near")]
+    near_gib: u64,
+    /// Bring all that the point needs near, in the background.
+    #[arg(long, requires = "near")]
+    hydrate: bool,
     /// Print the exports as JSON.
     #[arg(long)]
     json: bool,
@@ -89,9 +105,16 @@ pub(super) fn run(args: &ServeArgs, at: &VaultSettings, logger: &Logger) -> Outc
     // A closed pipe ends the output, not the serving.
     let _ = std::io::stdout().flush();
     runtime.block_on(async {
+        let nearer = async {
+            if args.hydrate {
+                bring_near(&exports, logger).await;
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             _ = stops.0.recv() => {}
             _ = stops.1.recv() => {}
+            () = nearer => {}
         }
     });
     info!(logger, "stopping: requests in flight are answered first");
@@ -99,6 +122,35 @@ pub(super) fn run(args: &ServeArgs, at: &VaultSettings, logger: &Logger) -> Outc
         server.shutdown(STOP_TIMEOUT / 2);
     });
     Ok(())
+}
+
+/// One disk after the other.
+async fn bring_near(exports: &[Arc<VolumeExport>], logger: &Logger) {
+    for export in exports {
+        let (volume, name) = (export.volume(), &export.info().name);
+        let told = AtomicU64::new(0);
+        let tell = |now: Hydration| {
+            let percent = now.reached.saturating_mul(100) / now.size_bytes.max(1);
+            if percent >= told.load(Relaxed) + HYDRATION_STEP {
+                told.store(percent, Relaxed);
+                info!(logger, "hydrating"; "disk" => name, "percent" => percent, "fetched_bytes" => now.fetched_bytes);
+            }
+        };
+        match hydrate(volume, tell).await {
+            Ok(done) if done.is_done() => {
+                info!(logger, "all of the disk is near"; "disk" => name, "fetched_bytes" => done.fetched_bytes);
+            }
+            Ok(_) => {
+                warn!(logger, "hydration ended: --near-gib is used up; the rest is read from the vault"; "disk" => name);
+                return;
+            }
+            Err(error) => {
+                warn!(logger, "hydration ended; what is missing is read from the vault"; "disk" => name,
+                    "error" => %error);
+                return;
+            }
+        }
+    }
 }
 
 async fn exports(
@@ -109,7 +161,8 @@ async fn exports(
 ) -> Result<Vec<Arc<VolumeExport>>, Failure> {
     let chosen = args.machine.choose(vault).await?;
     let (point, disks) = args.point.choose(&chosen)?;
-    let frames = Arc::new(FrameCache::new(args.cache_mib.saturating_mul(1 << 20)));
+    let near = args.near(runtime)?;
+    let frames = Arc::new(FrameCache::new(args.cache_mib.saturating_mul(1 << 20)).with_near(near));
     let mut exports: Vec<Arc<VolumeExport>> = Vec::new();
     for disk in disks {
         let limits = VolumeLimits::default();
@@ -133,6 +186,14 @@ fn export_name(name: &str) -> String {
 }
 
 impl ServeArgs {
+    fn near(&self, runtime: &Runtime) -> Result<Option<Arc<NearFrames>>, Failure> {
+        let open = |dir: &PathBuf| {
+            let near = NearFrames::open(dir, self.near_gib.saturating_mul(1 << 30), runtime.handle().clone());
+            near.map(Arc::new).map_err(|error| Failure::usage(format!("use {} as --near: {error}", dir.display())))
+        };
+        self.near.as_ref().map(open).transpose()
+    }
+
     fn overlay(&self, size_bytes: u64) -> Result<Overlay, Failure> {
         let dir = self.overlay_dir.clone().unwrap_or_else(std::env::temp_dir);
         let made = Overlay::create(&dir, size_bytes);

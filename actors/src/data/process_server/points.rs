@@ -13,6 +13,8 @@ use farshore_engine::vault::crypto::DataKey;
 use farshore_engine::vault::read::error::ReadError;
 use farshore_engine::vault::read::export::VolumeExport;
 use farshore_engine::vault::read::frame_cache::FrameCache;
+use farshore_engine::vault::read::hydrate::hydrate;
+use farshore_engine::vault::read::near_frames::NearFrames;
 use farshore_engine::vault::read::overlay::Overlay;
 use farshore_engine::vault::read::points::RecoveryPoint;
 use farshore_engine::vault::read::segment_view::LogSource;
@@ -20,14 +22,15 @@ use farshore_engine::vault::read::timeline::TimelineReader;
 use farshore_engine::vault::read::volume::{Volume, VolumeLimits};
 use farshore_engine::vault::store::ObjectStore;
 use parking_lot::Mutex;
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 
 use super::ProcessServer;
 use super::restores::Restores;
-use crate::data::DataError;
 use crate::data::lease::{Lease, PinPlace};
 use crate::data::messages::{CancelRestore, ListPoints, RestorePoint, Restoring, ServePoint, Served, StopServing};
+use crate::data::{DataError, DataLimits};
 
 /// Threads that fetch for served points.
 const FETCH_THREADS: usize = 2;
@@ -38,6 +41,8 @@ const READERS_MAX: usize = 4;
 struct ServedPoint {
     answer: Served,
     _server: NbdServer,
+    /// Ends what brings it near.
+    _nearer: Option<watch::Sender<()>>,
     /// Behind the server: it is served no more when this ends.
     _lease: Lease,
 }
@@ -47,6 +52,8 @@ pub(in crate::data) struct PointServer {
     dir: PathBuf,
     pub(super) store: Arc<dyn ObjectStore>,
     cache_bytes: usize,
+    near: Option<Arc<NearFrames>>,
+    hydrate: bool,
     log: Logger,
     runtime: Option<Runtime>,
     served: Mutex<BTreeMap<u64, ServedPoint>>,
@@ -69,15 +76,25 @@ impl PointServer {
     pub(in crate::data) fn start(
         dir: &Path,
         store: Arc<dyn ObjectStore>,
-        cache_bytes: usize,
+        limits: &DataLimits,
         log: &Logger,
     ) -> std::io::Result<Self> {
         let runtime =
             Builder::new_multi_thread().worker_threads(FETCH_THREADS).thread_name("fetch").enable_all().build()?;
+        let near = || NearFrames::open(&dir.join("near"), limits.serve_near_bytes_max, runtime.handle().clone());
+        let near = match limits.serve_near_bytes_max {
+            0 => None,
+            _ => near().map(Arc::new).inspect_err(|error| {
+                warn!(log, "served points are read from the vault alone: the folder for what is near cannot be used";
+                    "directory" => %dir.join("near").display(), "error" => %error);
+            }).ok(),
+        };
         Ok(Self {
             dir: dir.to_owned(),
             store,
-            cache_bytes,
+            cache_bytes: limits.serve_cache_bytes,
+            hydrate: limits.serve_hydrate && near.is_some(),
+            near,
             log: log.clone(),
             runtime: Some(runtime),
             served: Mutex::default(),
@@ -179,13 +196,14 @@ impl PointServer {
         disks: &[DiskNo],
     ) -> Result<ServedPoint, DataError> {
         let failed = |error: &dyn std::fmt::Display| DataError::Serve(error.to_string());
-        let frames = Arc::new(FrameCache::new(self.cache_bytes));
+        let frames = Arc::new(FrameCache::new(self.cache_bytes).with_near(self.near.clone()));
         std::fs::create_dir_all(&self.dir).map_err(|error| failed(&error))?;
         let socket = self.dir.join(format!("point-{}.sock", msg.serve));
         let server = NbdServer::bind_unix(&socket, ServerOptions::default(), &self.log);
         let server = server.map_err(|error| failed(&error))?;
         let handle = self.runtime.as_ref().expect("there until it is dropped").handle();
         let (mut serving, mut exports): (Vec<Arc<dyn NbdExport>>, Vec<Export>) = (Vec::new(), Vec::new());
+        let mut volumes = Vec::new();
         for disk in disks {
             let volume = Volume::of_point(reader, &point, *disk, frames.clone(), VolumeLimits::default())?;
             let (name, info) = (format!("disk{disk}"), volume.info().clone());
@@ -201,10 +219,42 @@ impl PointServer {
                 uri: server.uri(&name),
                 read_only: msg.read_only,
             });
+            volumes.push(volume.clone());
             serving.push(Arc::new(VolumeExport::new(volume, name, overlay, handle.clone(), &self.log)));
         }
         server.set_exports(serving);
-        Ok(ServedPoint { answer: Served { point: info_of(point), exports }, _server: server, _lease: lease })
+        let nearer = self.hydrate.then(|| self.bring_near(msg.serve, volumes));
+        let answer = Served { point: info_of(point), exports };
+        Ok(ServedPoint { answer, _server: server, _nearer: nearer, _lease: lease })
+    }
+
+    /// Brings disks near, one after the other, until what is given is dropped.
+    fn bring_near(&self, serve: u64, volumes: Vec<Volume>) -> watch::Sender<()> {
+        let (held, mut dropped) = watch::channel(());
+        let (log, runtime) = (self.log.clone(), self.runtime.as_ref().expect("there until it is dropped").handle());
+        let work = runtime.clone();
+        // On a thread of its own: it may take hours, and the fetching threads are the readers'.
+        runtime.spawn_blocking(move || {
+            let all = async {
+                for volume in &volumes {
+                    let done = hydrate(volume, |_| ()).await;
+                    let disk = volume.info().disk;
+                    match done {
+                        Ok(done) => info!(log, "a served disk was brought near"; "serve" => serve, "disk" => %disk,
+                            "whole" => done.is_done(), "fetched_bytes" => done.fetched_bytes),
+                        Err(error) => warn!(log, "a served disk cannot be brought near: it is read from the vault";
+                            "serve" => serve, "disk" => %disk, "error" => %error),
+                    }
+                }
+            };
+            work.block_on(async {
+                tokio::select! {
+                    () = all => {}
+                    _ = dropped.changed() => {}
+                }
+            });
+        });
+        held
     }
 
     /// Keeps a position readable while the lease is held.

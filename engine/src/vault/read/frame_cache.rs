@@ -5,6 +5,7 @@
 //! copies is counted no longer once evicted; there is one such frame a running read.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -12,8 +13,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use super::near_frames::NearFrames;
 use super::segment_view::ObjectPlace;
-use crate::digest::DigestKey;
+use crate::digest::{DigestKey, PIECE_BYTES, PieceDigest, piece_count};
 use crate::ids::TimelineId;
 use crate::section::{Section, WriteKind};
 
@@ -28,12 +30,31 @@ pub struct FrameId {
     pub frame: u32,
 }
 
+/// `<timeline>-<slot>-<frame>`, or `<timeline>-<run>.<part>-<frame>`: a file's name.
+impl fmt::Display for FrameId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            ObjectPlace::Slot(slot) => write!(f, "{}-{:016x}-{}", self.timeline, slot.0, self.frame),
+            ObjectPlace::Run(run, part) => write!(f, "{}-{run}.{part}-{}", self.timeline, self.frame),
+        }
+    }
+}
+
 /// A frame whose seal and piece digests hold.
 #[derive(Debug)]
 pub struct OpenFrame {
     payload: Bytes,
-    /// Payload places of the writes with data, each with its place on the disk: rising, without a hole.
-    places: Vec<(u32, u64)>,
+    /// The writes with data in order of their payload, which has no hole.
+    places: Vec<Place>,
+    digests: Vec<PieceDigest>,
+}
+
+/// Where a write's data begins: in the payload, on the disk, and its digests among all.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    payload_at: u32,
+    offset: u64,
+    digest: u32,
 }
 
 impl OpenFrame {
@@ -43,9 +64,12 @@ impl OpenFrame {
         if let Some(offset) = section.first_damage(key) {
             return Err(offset);
         }
-        let data = section.rows().filter(|row| row.entry.kind == WriteKind::Data);
-        let places = data.map(|row| (row.payload_at as u32, row.entry.offset)).collect();
-        Ok(Self { payload: section.payload.clone(), places })
+        let (mut places, mut digest) = (Vec::new(), 0);
+        for row in section.rows().filter(|row| row.entry.kind == WriteKind::Data) {
+            places.push(Place { payload_at: row.payload_at as u32, offset: row.entry.offset, digest });
+            digest += row.digests.len() as u32;
+        }
+        Ok(Self { payload: section.payload.clone(), places, digests: section.digests.clone() })
     }
 
     /// `len` bytes of the payload from `payload_at` on, if they are what the frame itself says lies at `offset` of the
@@ -53,11 +77,37 @@ impl OpenFrame {
     pub fn bytes(&self, payload_at: u32, len: usize, offset: u64) -> Option<&[u8]> {
         let end = (payload_at as usize).checked_add(len)?;
         let bytes = self.payload.get(payload_at as usize..end)?;
-        let first = self.places.partition_point(|(at, _)| *at <= payload_at).checked_sub(1)?;
-        let covering = self.places[first..].iter().take_while(|(at, _)| (*at as usize) < end);
-        let mut matches = covering.map(|(at, place)| i128::from(*place) - i128::from(*at));
+        let mut matches =
+            self.covering(payload_at, end)?.iter().map(|at| i128::from(at.offset) - i128::from(at.payload_at));
         let wanted = i128::from(offset) - i128::from(payload_at);
         matches.all(|shift| shift == wanted).then_some(bytes)
+    }
+
+    /// The digests that were taken at capture of what [`Self::bytes`] gives for these numbers, where its pieces are
+    /// pieces of the writes it comes from.
+    pub fn digests(&self, payload_at: u32, len: usize, offset: u64) -> Option<Vec<PieceDigest>> {
+        let end = (payload_at as usize).checked_add(len)?;
+        let is_border = |at: u64| at.is_multiple_of(PIECE_BYTES as u64);
+        let covering = self.covering(payload_at, end)?;
+        let first = covering.first()?;
+        let starts_right = first.payload_at == payload_at || is_border(offset);
+        let joins_right = covering[1..].iter().all(|at| is_border(at.offset));
+        let ends_right = is_border(offset + len as u64)
+            || end == self.payload.len()
+            || self.places.binary_search_by_key(&end, |at| at.payload_at as usize).is_ok();
+        if !(starts_right && joins_right && ends_right) {
+            return None;
+        }
+        let skipped = offset / PIECE_BYTES as u64 - first.offset / PIECE_BYTES as u64;
+        let from = first.digest as usize + skipped as usize;
+        self.digests.get(from..from + piece_count(offset, len)).map(<[_]>::to_vec)
+    }
+
+    /// The writes that payload from `payload_at` to `end` comes from.
+    fn covering(&self, payload_at: u32, end: usize) -> Option<&[Place]> {
+        let first = self.places.partition_point(|at| at.payload_at <= payload_at).checked_sub(1)?;
+        let count = self.places[first..].iter().take_while(|at| (at.payload_at as usize) < end).count();
+        Some(&self.places[first..first + count])
     }
 }
 
@@ -83,13 +133,25 @@ struct Inner {
 #[derive(Debug)]
 pub struct FrameCache {
     bytes_max: usize,
+    near: Option<Arc<NearFrames>>,
     inner: Mutex<Inner>,
 }
 
 impl FrameCache {
     /// An empty cache that holds at most `bytes_max` bytes of frames.
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, inner: Mutex::default() }
+        Self { bytes_max, near: None, inner: Mutex::default() }
+    }
+
+    /// With a folder behind it: what is not in memory is looked for there before the vault is asked.
+    #[must_use]
+    pub fn with_near(self, near: Option<Arc<NearFrames>>) -> Self {
+        Self { near, ..self }
+    }
+
+    /// The folder behind it.
+    pub(super) fn near(&self) -> Option<&NearFrames> {
+        self.near.as_deref()
     }
 
     /// Most bytes it holds.

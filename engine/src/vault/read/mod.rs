@@ -17,6 +17,8 @@ pub mod error;
 pub mod export;
 pub mod extent_map;
 pub mod frame_cache;
+pub mod hydrate;
+pub mod near_frames;
 pub mod open_vault;
 pub mod overlay;
 pub mod points;

@@ -184,10 +184,20 @@ impl LogSource {
 
     /// Fetches a frame, opens it and checks every piece's digest.
     pub async fn frame(&self, segment: &SegmentView, frame: u32) -> Result<OpenFrame, ReadError> {
+        self.frame_with_item(segment, frame).await.map(|(open, _)| open)
+    }
+
+    /// The same, with its item as it lies there.
+    pub(super) async fn frame_with_item(
+        &self,
+        segment: &SegmentView,
+        frame: u32,
+    ) -> Result<(OpenFrame, Bytes), ReadError> {
         let item = self.item(segment, frame).await?;
         let name = self.name_of(segment);
-        self.open_frame(segment, frame, &item)
-            .map_err(|cause| ReadError::damaged(name, Damage::Frame { frame, cause: Box::new(cause) }))
+        let open = self.open_frame(segment, frame, &item);
+        let open = open.map_err(|cause| ReadError::damaged(name, Damage::Frame { frame, cause: Box::new(cause) }))?;
+        Ok((open, item))
     }
 
     /// Fetches a frame's item as it lies there.

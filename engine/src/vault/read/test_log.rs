@@ -138,10 +138,15 @@ impl TestLog {
 
     /// Adds a disk that is in order at once.
     pub fn add_disk(&mut self, disk: u16, size_bytes: u64) {
+        self.add_vast_disk(disk, size_bytes);
+        self.models.insert(DiskNo(disk), vec![0; size_bytes as usize]);
+    }
+
+    /// Adds a disk that is too large for a copy of it beside the log.
+    pub fn add_vast_disk(&mut self, disk: u16, size_bytes: u64) {
         let name = format!("disk {disk}");
         self.record(Record::DiskAdded(DiskInfo { disk: DiskNo(disk), name, size_bytes, sector_bytes: 512 }));
         self.record(Record::GapClosed { disk: DiskNo(disk) });
-        self.models.insert(DiskNo(disk), vec![0; size_bytes as usize]);
     }
 
     /// Puts a record.
@@ -163,8 +168,9 @@ impl TestLog {
         let sums = digests(&self.key.digest_key(), offset, data);
         let section = self.sections.entry(DiskNo(disk)).or_default();
         section.data(Lsn(self.lsn), offset, Bytes::copy_from_slice(data), &sums);
-        let model = self.models.get_mut(&DiskNo(disk)).expect("the disk is there");
-        model[offset as usize..][..data.len()].copy_from_slice(data);
+        if let Some(model) = self.models.get_mut(&DiskNo(disk)) {
+            model[offset as usize..][..data.len()].copy_from_slice(data);
+        }
     }
 
     /// Writes zeroes, or undefined bytes.
@@ -177,8 +183,12 @@ impl TestLog {
 
     /// Takes a mark; remembers what the disks hold there.
     pub fn mark(&mut self) -> MarkId {
+        self.mark_at(Timestamp(self.lsn as i64 * 1_000_000))
+    }
+
+    /// Takes a mark that was captured then.
+    pub fn mark_at(&mut self, captured_at: Timestamp) -> MarkId {
         let id = MarkId::draw(&mut self.chance);
-        let captured_at = Timestamp(self.lsn as i64 * 1_000_000);
         let mark = Mark { id, kind: MarkKind::Crash, captured_at, members: vec![], label: String::new() };
         let lsn = self.record(Record::Mark(mark));
         self.taken.push(Taken { id, lsn, slot: self.chain.next, disks: self.models.clone() });

@@ -1,5 +1,6 @@
 //! The read side against logs that the real writer wrote.
 
+use std::fs;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -8,6 +9,8 @@ use rand::Rng;
 use super::error::{Damage, ReadError};
 use super::export::VolumeExport;
 use super::frame_cache::FrameCache;
+use super::hydrate::hydrate;
+use super::near_frames::NearFrames;
 use super::overlay::Overlay;
 use super::restore::{self, RestoreError};
 use super::tail::{Tail, find_tail};
@@ -19,6 +22,7 @@ use crate::nbd::{ClientOptions, NbdClient, NbdServer, ServerOptions, ZeroFlags};
 use crate::record::{GapReason, Record};
 use crate::section::WriteKind;
 use crate::vault::segment::Control;
+use crate::vault::store::ObjectStore;
 
 fn limits() -> VolumeLimits {
     VolumeLimits { map_bytes_max: 1 << 20, read_ahead_bytes: 64 << 10 }
@@ -248,6 +252,55 @@ async fn a_map_that_outgrows_its_budget_is_made_in_windows() {
         assert!(part == model[at..at + part.len()], "at {at}");
         assert!(volume.map_bytes() <= limits.map_bytes_max);
     }
+}
+
+#[tokio::test]
+async fn what_was_brought_near_is_read_without_the_vault_and_what_rots_there_is_fetched_again() {
+    let mut log = TestLog::new(&[4 << 20]).await;
+    let mut rng = Seeded::new(6);
+    for n in 0..1500 {
+        let byte = rng.0.random();
+        log.write(0, rng.0.random_range(0..(4 << 20) / 512) * 512, &[byte; 512]);
+        if n % 100 == 99 {
+            log.end_segment().await;
+        }
+    }
+    log.mark();
+    log.end_segment().await;
+    let (reader, dir) = (log.reader().await, tempfile::tempdir().expect("a directory"));
+    let open = |bytes_max| {
+        let near = NearFrames::open(dir.path(), bytes_max, tokio::runtime::Handle::current()).expect("it opens");
+        let frames = FrameCache::new(1).with_near(Some(Arc::new(near)));
+        Volume::at(&reader, DiskNo(0), log.taken[0].lsn, Arc::new(frames), limits()).expect("a point")
+    };
+    let model = &log.taken[0].disks[&DiskNo(0)];
+    let same = async |volume: &Volume| {
+        let mut bytes = vec![0xee; model.len()];
+        volume.read(0, &mut bytes).await.map(|()| bytes == *model)
+    };
+    let small = hydrate(&open(20 << 10), |_| ()).await.expect("it reads");
+    assert!(small.full && !small.is_done() && small.fetched_bytes > 0, "{small:?}");
+    let volume = open(1 << 30);
+    let first = hydrate(&volume, |_| ()).await.expect("it reads");
+    assert!(first.is_done() && first.fetched_bytes > 0, "{first:?}");
+    let again = hydrate(&volume, |_| ()).await.expect("it reads");
+    assert_eq!((again.is_done(), again.fetched_bytes), (true, 0));
+    let mut files: Vec<_> =
+        fs::read_dir(dir.path()).expect("it lists").map(|file| file.expect("a file").path()).collect();
+    files.retain(|path| path.extension().is_none());
+    assert_eq!(files.len(), 15, "a frame of each segment");
+    for (n, path) in files.iter().enumerate() {
+        let bytes = fs::read(path).expect("it reads");
+        assert!(!bytes.windows(64).any(|part| part == [bytes[0]; 64]), "sealed, as in the vault");
+        let rotten = if n % 2 == 0 { bytes[..bytes.len() / 2].to_vec() } else { vec![9; bytes.len()] };
+        fs::write(path, rotten).expect("it rots");
+    }
+    assert!(same(&volume).await.expect("the vault has it"));
+    assert!(same(&volume).await.expect("and now it is near again"));
+    for line in log.store.list("machines/", None, 100).await.expect("it lists") {
+        log.store.damage(&line.name, None);
+    }
+    assert!(same(&volume).await.expect("nothing but what is near"));
 }
 
 fn random_log_of_one_disk(log: &mut TestLog, rng: &mut Seeded) {

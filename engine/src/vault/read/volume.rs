@@ -14,9 +14,11 @@
 //!
 //! Reads that go on where one before ended are taken for a stream, and the frames in front of it are fetched ahead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
@@ -26,6 +28,7 @@ use super::error::{Damage, ReadError};
 use super::extent_map::{Extent, ExtentMap, Source};
 use super::frame_cache::{FrameCache, OpenFrame};
 use super::points::RecoveryPoint;
+use super::segment_view::{LogSource, SegmentView};
 use super::timeline::TimelineReader;
 use super::windows::{MapTarget, Windows};
 use crate::ids::{DiskNo, Lsn, TimelineId};
@@ -35,6 +38,8 @@ use crate::vault::manifest_keeper::read_manifest;
 
 /// Frames that one read fetches at once. Chosen: 8 frames of 512 KiB are in flight, 4 MiB a reader.
 const FRAMES_IN_FLIGHT: usize = 8;
+/// What is brought near at a time, in bytes of the disk: so often it is said how far it is.
+const STRETCH_BYTES: u64 = 16 << 20;
 /// Sequential streams that are told apart: nbdcopy opens four connections, qemu-img uses eight coroutines.
 const STREAMS: usize = 8;
 
@@ -257,6 +262,41 @@ impl Volume {
         done
     }
 
+    /// Brings near what a stretch of the disk needs. Gives where the next one begins, or `None` where there is no room for
+    /// more. `bytes` grows by what was fetched.
+    pub(super) async fn bring_stretch(&self, at: u64, bytes: &AtomicU64) -> Result<Option<u64>, ReadError> {
+        let state = self.shared.state();
+        match self.bring_from(&state, at, bytes).await {
+            Err(missing) if is_missing(&missing) => {
+                let state = self.shared.reopen(&state, missing).await?;
+                self.bring_from(&state, at, bytes).await
+            }
+            brought => brought,
+        }
+    }
+
+    async fn bring_from(&self, state: &State, at: u64, bytes: &AtomicU64) -> Result<Option<u64>, ReadError> {
+        let map = state.windows.map(at).await?;
+        let end = map.window().end.min(at.saturating_add(STRETCH_BYTES));
+        let mut wanted: Vec<(u32, u32)> = Vec::new();
+        let mut seen = HashSet::new();
+        for run in map.runs(at..end) {
+            if let Some(Source::Data { segment, frame, .. }) = run.source
+                && seen.insert((segment, frame))
+            {
+                wanted.push((segment, frame));
+            }
+        }
+        let brought = wanted.into_iter().map(|(segment, frame)| self.shared.bring(state, segment, frame, bytes));
+        let mut brought = stream::iter(brought).buffer_unordered(FRAMES_IN_FLIGHT);
+        while let Some(there_was_room) = brought.next().await {
+            if !there_was_room? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(end))
+    }
+
     /// Notes where a read ended; where it went on from another's end, fetches what lies ahead of it.
     fn read_ahead(&self, range: Range<u64>) {
         let streams = {
@@ -323,7 +363,40 @@ impl Shared {
         let view = &state.windows.target().view;
         let place = &view.segments[segment as usize];
         let weight_bytes = place.footer.frames[frame as usize].plain_bytes as usize;
-        self.frames.get_or_load(place.frame_id(frame), weight_bytes, view.source.frame(place, frame)).await
+        self.frames.get_or_load(place.frame_id(frame), weight_bytes, self.load(&view.source, place, frame)).await
+    }
+
+    /// A frame from near, or from the vault; then it is near.
+    async fn load(&self, source: &LogSource, place: &SegmentView, frame: u32) -> Result<OpenFrame, ReadError> {
+        let Some(near) = self.frames.near() else { return source.frame(place, frame).await };
+        let id = place.frame_id(frame);
+        if let Some(item) = near.get(id).await {
+            if let Ok(open) = source.open_frame(place, frame, &item) {
+                return Ok(open);
+            }
+            near.forget(id).await;
+        }
+        let (open, item) = source.frame_with_item(place, frame).await?;
+        near.put(id, &item).await;
+        Ok(open)
+    }
+
+    /// Brings a frame near that is not; false where there is no room for it. `bytes` grows by what was fetched.
+    async fn bring(&self, state: &State, segment: u32, frame: u32, bytes: &AtomicU64) -> Result<bool, ReadError> {
+        let view = &state.windows.target().view;
+        let place = &view.segments[segment as usize];
+        let (id, size) = (place.frame_id(frame), place.footer.frames[frame as usize].item_bytes());
+        let near = self.frames.near().expect("only who has a folder brings anything near");
+        if near.knows(id) {
+            return Ok(true);
+        }
+        if !near.has_room(size) {
+            return Ok(false);
+        }
+        let (_, item) = view.source.frame_with_item(place, frame).await?;
+        near.put(id, &item).await;
+        bytes.fetch_add(size, Relaxed);
+        Ok(true)
     }
 }
 
