@@ -77,4 +77,4 @@ boot: dashboard
 # Figures as tables, and as JSON under target/bench. QUICK=1: a smoke test of a minute, no bar is held.
 bench: setup
 	$(if $(QUICK),FARSHORE_BENCH_QUICK=1) $(CARGO) bench --no-fail-fast --bench sealing --bench first_byte --bench write_path \
-		--bench replication --bench restore --bench under_load --bench console --bench idle_machines
+		--bench replication --bench restore --bench under_load --bench console --bench idle_machines --bench merging --bench long_history --bench upload

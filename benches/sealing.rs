@@ -20,10 +20,10 @@ use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, Salt, TimelineId, Time
 use farshore_engine::section::SectionBuilder;
 use farshore_engine::vault::crypto::{DataKey, SealKey};
 use farshore_engine::vault::segment::{FrameSealer, ItemNo, LogVersion, SegmentIdentity};
+use rig::payload::{WRITE_BYTES, payload};
 use rig::report::{Bar, Report};
 use rig::{is_bench, sized, thread_cpu};
 
-const WRITE_BYTES: usize = 4096;
 /// Frames that each thread goes through, over and over: more than its caches hold.
 const FRAMES: usize = 32;
 
@@ -34,38 +34,10 @@ struct Frame {
     section: Bytes,
 }
 
-/// Payload like a disk's: text that compresses to about half, with a page in eight that does not compress.
-fn payload(seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut next = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    let words: Vec<String> = (0..512).map(|_| format!("{:x}", next() % 0xff_ffff)).collect();
-    let mut bytes = Vec::with_capacity(BATCH_PAYLOAD_BYTES_TARGET + WRITE_BYTES);
-    while bytes.len() < BATCH_PAYLOAD_BYTES_TARGET {
-        let page_end = bytes.len() + WRITE_BYTES;
-        let random = next() % 8 == 0;
-        while bytes.len() < page_end {
-            match random {
-                true => bytes.extend_from_slice(&next().to_le_bytes()),
-                false => {
-                    bytes.extend_from_slice(words[(next() % 512) as usize].as_bytes());
-                    bytes.push(b' ');
-                }
-            }
-        }
-        bytes.truncate(page_end);
-    }
-    bytes
-}
-
 fn frames(key: &DataKey, seed: u64) -> Vec<Frame> {
     let digest_key = key.digest_key();
     let frame = |n: u64| {
-        let payload = payload(seed * 1000 + n + 1);
+        let payload = payload(seed * 1000 + n + 1, BATCH_PAYLOAD_BYTES_TARGET);
         let first = 1 + n * 1000;
         let mut builder = SectionBuilder::default();
         for (write, data) in payload.chunks(WRITE_BYTES).enumerate() {

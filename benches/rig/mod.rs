@@ -9,6 +9,7 @@
 
 pub mod fio;
 pub mod image;
+pub mod payload;
 pub mod process;
 pub mod report;
 pub mod site;
