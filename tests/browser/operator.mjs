@@ -23,6 +23,7 @@ await aTokenIsMade();
 await somebodyIsTold();
 await thePolicyChanges();
 await aPointIsHeld();
+await itsLogIsReadAgain();
 await rpoRisesAndFalls();
 await nothingMoves();
 await testFailover();
@@ -170,6 +171,14 @@ async function aPointIsHeld() {
   await look(page, 'retention');
   await button('Release').click();
   await page.getByText('The hold has ended').waitFor();
+}
+
+async function itsLogIsReadAgain() {
+  await button('Read all of it now').click();
+  await page.getByText('All of it is read again').waitFor();
+  await button('Show what was read').click();
+  await page.getByText('All that was read is sound').waitFor();
+  await look(page, 'scrub');
 }
 
 async function rpo() {
