@@ -51,6 +51,9 @@ pub trait PageTarget: Send + Sync {
     /// Makes pages zero, so that they take no room.
     async fn clear(&self, range: Range<u64>, epoch: Epoch) -> Result<(), StoreError>;
 
+    /// The page at `offset`; nothing where there is no blob, or it ends before.
+    async fn page(&self, offset: u64) -> Result<Option<Bytes>, StoreError>;
+
     /// The pages that hold something, in order.
     async fn ranges(&self) -> Result<Vec<Range<u64>>, StoreError>;
 }

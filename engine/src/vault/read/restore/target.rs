@@ -32,10 +32,11 @@ pub(super) struct Identity {
     pub(super) file_bytes: u64,
 }
 
+/// How far an export of something is.
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
-    of: Identity,
-    done_until: u64,
+pub(super) struct Note {
+    pub(super) of: Identity,
+    pub(super) done_until: u64,
 }
 
 /// The file; removed again unless it is finished, or whole up to somewhere that is worth keeping.

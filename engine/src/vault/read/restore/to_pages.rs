@@ -1,10 +1,17 @@
 //! A point's disk written to a page target as a fixed VHD: what Azure makes a managed disk of.
 //!
-//! The target is made anew, zero all over, so only pages that are not zero travel, in the order of the disk, several writes at
-//! a time. The footer goes last: until it is there nothing takes the blob for a disk.
+//! A new target is zero all over, so only pages that are not zero travel, in the order of the disk, several writes at a time.
+//! The last page is the disk's footer, and it goes last: until it is there nothing takes the blob for a disk. Meanwhile that
+//! page holds a note of what is being written and how far it is.
 //!
-//! Crash story: what a killed export leaves is a page blob without a VHD's footer; the next one replaces it with `force`, and
-//! its higher epoch ends whatever of the first is still on its way.
+//! ```text
+//!   0        disk ──►  written up to done_until        file_bytes - 512
+//!   ├──────────────────────────┤                       │ note, then footer │
+//! ```
+//!
+//! Crash story: what a killed export leaves is a page blob with a note. The next export of the same point to it claims it with
+//! its higher epoch, which ends whatever of the first is still on its way, and goes on where the note says. One of anything
+//! else replaces it with `force`, and refuses without.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,12 +20,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Progress, RestoreError, RestorePlan};
+use super::target::{Identity, Note};
+use super::{NOTE_EVERY_BYTES, Progress, RestoreError, RestorePlan, STRETCH_BYTES};
 use crate::ids::Epoch;
 use crate::vault::export::Format;
 use crate::vault::read::frame_cache::FrameCache;
 use crate::vault::read::timeline::TimelineReader;
 use crate::vault::read::volume::{Volume, VolumeLimits};
+use crate::vault::store::StoreError;
 use crate::vault::store::pages::{PAGE_BYTES, PAGES_WRITE_MAX, PageTarget, PagesCreated};
 
 /// Writes on their way at once. Chosen: four of 4 MiB fill 1 Gbit/s at 100 ms.
@@ -27,6 +36,10 @@ const WRITES_AT_ONCE: usize = 4;
 const FRAMES_BYTES: usize = 128 << 20;
 /// Zeroes within a write that are not worth another one.
 const GAP_BYTES: usize = 64 << 10;
+/// How a page with a note begins; a VHD's footer begins with `conectix`.
+const NOTE_MAGIC: &[u8; 8] = b"FSHRPART";
+/// Bytes of a note's checksum, BLAKE3 cut short.
+const NOTE_SUM_BYTES: usize = 16;
 
 impl RestorePlan {
     /// Writes the plan's only disk to `target`, a fixed VHD; `reader` is what the plan was made of. Gives the bytes that
@@ -47,16 +60,29 @@ impl RestorePlan {
         let frames = Arc::new(FrameCache::new(FRAMES_BYTES));
         let limits = VolumeLimits { read_ahead_bytes: 0, ..VolumeLimits::default() };
         let volume = Volume::of_point(reader, &self.point, disk.disk.disk, frames, limits)?;
-        if target.create(disk.file_bytes, epoch, force).await? == PagesCreated::AlreadyExists {
-            return Err(RestoreError::TargetExists(target.name()));
-        }
+        let notes = NotePage { of: self.identity(disk), target, epoch };
+        let done_until = match target.create(disk.file_bytes, epoch, false).await? {
+            PagesCreated::Created => 0,
+            PagesCreated::AlreadyExists => match notes.take_over().await? {
+                Some(done_until) => done_until,
+                None if force => {
+                    target.create(disk.file_bytes, epoch, true).await?;
+                    0
+                }
+                None => return Err(RestoreError::TargetExists(target.name())),
+            },
+        };
         let (report, sent) = (self.reporter(progress), AtomicU64::new(0));
-        let mut at = 0;
+        notes.write(done_until).await?;
+        let (mut at, mut noted) = (0, 0);
         while at < size_bytes {
             let map = volume.map(at).await?;
-            let end = map.window().end;
+            let end = map.window().end.min(at + STRETCH_BYTES);
+            let from = at.max(done_until.min(end));
+            // What an earlier export did counts.
+            report(map.runs(at..from).filter(|run| !run.is_zero()).map(|run| run.len).sum());
             let data: Vec<Range<u64>> =
-                map.runs(at..end).filter(|run| !run.is_zero()).map(|run| run.offset..run.offset + run.len).collect();
+                map.runs(from..end).filter(|run| !run.is_zero()).map(|run| run.offset..run.offset + run.len).collect();
             let work = windows(&data, size_bytes).into_iter().map(|window| {
                 let (volume, sent, report, data) = (&volume, &sent, &report, &data);
                 async move {
@@ -76,12 +102,62 @@ impl RestorePlan {
             });
             stream::iter(work).buffer_unordered(WRITES_AT_ONCE).try_collect::<()>().await?;
             at = end;
+            if sent.load(Ordering::Relaxed) >= noted + NOTE_EVERY_BYTES {
+                noted = sent.load(Ordering::Relaxed);
+                notes.write(end).await?;
+            }
         }
         for (at, bytes) in disk.layout.metadata() {
             sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             target.write(at, bytes.into(), epoch).await?;
         }
         Ok(sent.load(Ordering::Relaxed))
+    }
+}
+
+/// The blob's last page while the export is under way.
+struct NotePage<'a> {
+    of: Identity,
+    target: &'a dyn PageTarget,
+    epoch: Epoch,
+}
+
+impl NotePage<'_> {
+    fn offset(&self) -> u64 {
+        self.of.file_bytes - PAGE_BYTES
+    }
+
+    /// All of the disk before `done_until` is in the blob.
+    async fn write(&self, done_until: u64) -> Result<(), StoreError> {
+        let text = serde_json::to_vec(&Note { of: self.of.clone(), done_until }).expect("plain data");
+        let mut page = Vec::with_capacity(PAGE_BYTES as usize);
+        page.extend_from_slice(NOTE_MAGIC);
+        page.extend_from_slice(&blake3::hash(&text).as_bytes()[..NOTE_SUM_BYTES]);
+        page.extend_from_slice(&text);
+        assert!(page.len() <= PAGE_BYTES as usize, "five numbers and three identities have room in a page");
+        page.resize(PAGE_BYTES as usize, 0);
+        self.target.write(self.offset(), page.into(), self.epoch).await
+    }
+
+    /// Up to where the disk is in the blob, where the very same export left it there.
+    async fn read(&self) -> Result<Option<u64>, StoreError> {
+        let Some(page) = self.target.page(self.offset()).await? else { return Ok(None) };
+        let Some(rest) = page.strip_prefix(NOTE_MAGIC) else { return Ok(None) };
+        let Some((sum, text)) = rest.split_at_checked(NOTE_SUM_BYTES) else { return Ok(None) };
+        let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+        let whole = blake3::hash(text).as_bytes()[..NOTE_SUM_BYTES] == *sum;
+        let note = whole.then(|| serde_json::from_slice::<Note>(text).ok()).flatten();
+        Ok(note.filter(|note| note.of == self.of).map(|note| note.done_until))
+    }
+
+    /// Makes the blob ours, where it is what an earlier export of the very same left.
+    async fn take_over(&self) -> Result<Option<u64>, StoreError> {
+        if self.read().await?.is_none() {
+            return Ok(None);
+        }
+        self.target.claim(self.epoch).await?;
+        // Again: somebody may have replaced it in between.
+        self.read().await
     }
 }
 
@@ -117,7 +193,7 @@ mod tests {
     use super::*;
     use crate::ids::DiskNo;
     use crate::vault::read::test_log::TestLog;
-    use crate::vault::store::{StoreError, StoreErrorKind};
+    use crate::vault::store::StoreErrorKind;
 
     /// A page blob in memory, with Azure's rules.
     #[derive(Default)]
@@ -166,6 +242,12 @@ mod tests {
             unreachable!("a new blob is zero all over")
         }
 
+        async fn page(&self, offset: u64) -> Result<Option<Bytes>, StoreError> {
+            let blob = self.0.lock();
+            let held = blob.as_ref().and_then(|(held, _)| held.get(offset as usize..offset as usize + 512));
+            Ok(held.map(Bytes::copy_from_slice))
+        }
+
         async fn ranges(&self) -> Result<Vec<Range<u64>>, StoreError> {
             unreachable!("nobody asks")
         }
@@ -198,6 +280,58 @@ mod tests {
         export(4, true).await.expect("replaced");
         assert!(pages.write(0, vec![1; 512].into(), Epoch(3)).await.is_err(), "the first one's time is over");
         assert!(pages.0.lock().as_ref().is_some_and(|(held, _)| *held == file));
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_export_goes_on_where_its_note_says_and_never_on_anothers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut log = TestLog::new(&[8 << 20]).await;
+        for at in [1 << 20, 6 << 20] {
+            log.write(0, at, &[7; 8192]);
+            log.mark();
+        }
+        log.end_segment().await;
+        let reader = log.reader().await;
+        let points: Vec<_> = reader.points();
+        let mut plans = Vec::new();
+        for point in &points {
+            let plan = plan_as(&reader, point.clone(), &[DiskNo(0)], dir.path(), Format::VhdFixed).await;
+            plans.push(plan.expect("a plan"));
+        }
+        let [older, newer] = plans.as_slice() else { panic!("two points, not {}", plans.len()) };
+        let pages = Pages::default();
+        newer.export_to_pages(&reader, &pages, Epoch(1), false, &|_| ()).await.expect("a whole export");
+        let whole = pages.0.lock().as_ref().expect("a blob").0.clone();
+
+        // What a killed export leaves: its first half, which nobody may write again, and its note.
+        let (half, bytes) = (4 << 20, newer.disks[0].file_bytes);
+        pages.create(bytes, Epoch(2), true).await.expect("made anew");
+        pages.write(1 << 20, vec![0x77; 8192].into(), Epoch(2)).await.expect("the first half");
+        let note = NotePage { of: newer.identity(&newer.disks[0]), target: &pages, epoch: Epoch(2) };
+        note.write(half).await.expect("noted");
+        let other = older.export_to_pages(&reader, &pages, Epoch(3), false, &|_| ()).await;
+        assert!(matches!(other, Err(RestoreError::TargetExists(_))), "another point's: {other:?}");
+        note.write(half).await.expect("a refused export has taken nothing over");
+        let last = Mutex::new(None);
+        let report = |at| *last.lock() = Some(at);
+        newer.export_to_pages(&reader, &pages, Epoch(4), false, &report).await.expect("gone on with");
+        note.write(0).await.expect_err("the first one's time is over");
+        assert!(last.lock().is_some_and(|at| at.bytes_done == at.bytes_total), "the first half counts");
+        let mut expected = whole.clone();
+        expected[1 << 20..][..8192].fill(0x77);
+        assert!(
+            pages.0.lock().as_ref().is_some_and(|(held, _)| *held == expected),
+            "the half that was done is left alone"
+        );
+
+        // A note that is not whole is none.
+        pages.create(bytes, Epoch(5), true).await.expect("made anew");
+        NotePage { epoch: Epoch(5), ..note }.write(half).await.expect("noted");
+        pages.0.lock().as_mut().expect("a blob").0[bytes as usize - 400] ^= 1;
+        let refused = newer.export_to_pages(&reader, &pages, Epoch(6), false, &|_| ()).await;
+        assert!(matches!(refused, Err(RestoreError::TargetExists(_))), "{refused:?}");
+        newer.export_to_pages(&reader, &pages, Epoch(6), true, &|_| ()).await.expect("replaced");
+        assert!(pages.0.lock().as_ref().is_some_and(|(held, _)| *held == whole));
     }
 
     #[test]

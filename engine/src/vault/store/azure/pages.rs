@@ -190,6 +190,24 @@ impl PageTarget for AzurePages {
         .await
     }
 
+    async fn page(&self, offset: u64) -> Result<Option<Bytes>, StoreError> {
+        self.run("read a page of", move |inner, _| async move {
+            let blob = inner.container.blob_client(blob_name(&inner.place));
+            let range = pages(&(offset..offset + PAGE_BYTES))?;
+            let read = || async {
+                let options = BlobClientDownloadOptions { range: Some(range.clone()), ..Default::default() };
+                Ok(blob.download(Some(options)).await?.body.collect().await?)
+            };
+            match inner.tried(read).await.outcome {
+                // The emulator answers nothing, where Azure says that there is nothing.
+                Ok(bytes) => Ok((bytes.len() as u64 == PAGE_BYTES).then_some(bytes)),
+                Err(fault) if matches!(fault.verdict, Verdict::Missing | Verdict::PastTheEnd) => Ok(None),
+                Err(fault) => Err(fault),
+            }
+        })
+        .await
+    }
+
     async fn ranges(&self) -> Result<Vec<Range<u64>>, StoreError> {
         self.run("list the pages of", move |inner, blob| async move {
             let list = || async {
