@@ -59,6 +59,27 @@ pub struct Pin {
     pub expires_at: Option<Timestamp>,
 }
 
+/// What time it is, where one clock may be wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// By this host's clock.
+    pub now: Timestamp,
+    /// By the log: when its newest point was captured, or now where that lies in the future.
+    pub in_log: Timestamp,
+}
+
+impl Pin {
+    /// Whether its time has come. A reader renews its pin by the wall clock. What else has an end waits until the log has
+    /// come that far, too: a clock that was set ahead gives no hold up, and neither does time over a machine that is off.
+    pub fn is_over(&self, times: Times) -> bool {
+        let now = match self.kind {
+            PinKind::Reader => times.now,
+            PinKind::Hold | PinKind::Branch => times.in_log.min(times.now),
+        };
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
 /// A live run: it stands for the log objects of its slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -282,9 +303,9 @@ impl Manifest {
         self.version += 1;
     }
 
-    /// Takes away the pins whose time has come; gives their names.
-    pub fn expire_pins(&mut self, now: Timestamp) -> Vec<String> {
-        let over = |pin: &Pin| pin.expires_at.is_some_and(|at| at <= now);
+    /// Takes away the pins that are over; gives their names.
+    pub fn expire_pins(&mut self, times: Times) -> Vec<String> {
+        let over = |pin: &Pin| pin.is_over(times);
         let gone: Vec<String> = self.pins.iter().filter(|pin| over(pin)).map(|pin| pin.id.clone()).collect();
         if !gone.is_empty() {
             self.pins.retain(|pin| !over(pin));
@@ -370,8 +391,11 @@ mod tests {
         let mut manifest = Manifest::new(Epoch(1));
         manifest.pin(Pin { expires_at: Some(Timestamp(8)), ..pin("short") }).expect("room");
         manifest.pin(pin("for ever")).expect("room");
-        assert!(manifest.expire_pins(NOW).is_empty());
-        assert_eq!(manifest.expire_pins(Timestamp(8)), ["short"]);
+        let times = |now: i64, in_log: i64| Times { now: Timestamp(now), in_log: Timestamp(in_log) };
+        assert!(manifest.expire_pins(times(NOW.0, NOW.0)).is_empty());
+        assert!(manifest.expire_pins(times(1 << 50, 7)).is_empty(), "a clock that was set ahead");
+        assert!(manifest.expire_pins(times(7, 1 << 50)).is_empty());
+        assert_eq!(manifest.expire_pins(times(8, 8)), ["short"]);
         assert_eq!(manifest.pins.len(), 1);
     }
 

@@ -8,8 +8,9 @@
 //!
 //! Ages are counted from the newest point, or from now where the newest lies in the future: a machine that falls silent
 //! loses nothing because nothing newer came. Buckets lie on whole multiples of a rung's interval, so the point that stands
-//! for a bucket stays the same while time goes on. In a bucket an app-consistent or group point goes before a
-//! crash-consistent one, a point of all disks before one of some, then the older one. While the newest point lies further in
+//! for a bucket stays the same while time goes on. In a bucket a group point goes before an app-consistent one and that
+//! before a crash-consistent one, a point of all disks before one of some, then the older one: of a mark that several
+//! machines share they all keep theirs, whatever points of their own they have beside it. While the newest point lies further in
 //! the future than [`CLOCKS_APART_MAX_MICROS`], clocks disagree and nothing is dropped.
 
 use std::collections::HashMap;
@@ -114,6 +115,11 @@ impl Ladder {
         &self.0
     }
 
+    /// Up to which age any point stays, in seconds.
+    pub fn reach_s(&self) -> u64 {
+        self.0.last().map_or(0, |rung| rung.for_s)
+    }
+
     /// Up to which age every point stays, in seconds.
     pub fn all_for_s(&self) -> u64 {
         self.0.iter().take_while(|rung| rung.every_s == 0).map(|rung| rung.for_s).last().unwrap_or(0)
@@ -210,10 +216,15 @@ impl RetentionPlan {
     }
 }
 
+/// The time that ages are counted from: the newest point's, or now where that lies in the future.
+pub fn counted_from(points: &[Aging], now: Timestamp) -> Timestamp {
+    points.iter().map(|point| point.captured_at).max().map_or(now, |newest| newest.min(now))
+}
+
 /// Plans: `points` in order of the log, `pinned` positions in any.
 pub fn plan(points: &[Aging], ladder: &Ladder, pinned: &[Lsn], now: Timestamp) -> RetentionPlan {
     let newest_at = points.iter().map(|point| point.captured_at).max().unwrap_or(now);
-    let counted_from = newest_at.min(now);
+    let counted_from = counted_from(points, now);
     if newest_at.micros_since(now) > CLOCKS_APART_MAX_MICROS {
         let kept = points.iter().map(|point| (point.lsn, Why::ClocksApart)).collect();
         return RetentionPlan { counted_from, kept, dropped: Vec::new() };
@@ -241,6 +252,15 @@ pub fn plan(points: &[Aging], ladder: &Ladder, pinned: &[Lsn], now: Timestamp) -
     RetentionPlan { counted_from, kept, dropped }
 }
 
+/// What goes before what in a bucket, the smallest first.
+fn worth(kind: MarkKind) -> u8 {
+    match kind {
+        MarkKind::Group => 0,
+        MarkKind::App => 1,
+        MarkKind::Crash => 2,
+    }
+}
+
 /// The points that one rung keeps, by their places.
 fn rung_keeps(points: &[Aging], rung: &Rung, counted_from: Timestamp) -> Vec<usize> {
     let reach = rung.for_s.saturating_mul(1_000_000);
@@ -253,7 +273,7 @@ fn rung_keeps(points: &[Aging], rung: &Rung, counted_from: Timestamp) -> Vec<usi
     // Points come mostly in order of time: the bucket at hand goes into the table only when another begins.
     let mut open: Option<(i64, usize)> = None;
     let better = |one: usize, other: usize| {
-        let rank = |at: usize| (points[at].kind == MarkKind::Crash, !points[at].complete, points[at].captured_at, at);
+        let rank = |at: usize| (worth(points[at].kind), !points[at].complete, points[at].captured_at, at);
         if rank(one) < rank(other) { one } else { other }
     };
     let mut close = |bucket: i64, at: usize| {
@@ -338,6 +358,22 @@ mod tests {
         let hour = points.iter().filter(|point| (-360 * MINUTE..-300 * MINUTE).contains(&point.captured_at.0));
         let kept: Vec<Lsn> = hour.filter(|point| plan.keeps(point.lsn)).map(|point| point.lsn).collect();
         assert_eq!(kept, [points[app].lsn, pinned]);
+    }
+
+    #[test]
+    fn machines_that_share_a_group_mark_keep_the_same_one_of_each_hour() {
+        let kept_of = |app_every: usize, phase: usize| {
+            let mut points = history(10 * 60);
+            points.iter_mut().skip(phase).step_by(app_every).for_each(|point| point.kind = MarkKind::App);
+            let shared = |point: &&mut Aging| point.captured_at.0 % (20 * MINUTE) == 0;
+            points.iter_mut().filter(shared).for_each(|point| point.kind = MarkKind::Group);
+            let plan = plan(&points, &"all:1h,1h:1d".parse().expect("a ladder"), &[], Timestamp(0));
+            let old = points.iter().filter(|point| point.captured_at.0 < -60 * MINUTE && plan.keeps(point.lsn));
+            old.map(|point| (point.captured_at, point.kind)).collect::<Vec<_>>()
+        };
+        let (one, other) = (kept_of(7, 3), kept_of(11, 0));
+        assert_eq!(one, other);
+        assert!(one.len() == 9 && one.iter().all(|(_, kind)| *kind == MarkKind::Group), "{one:?}");
     }
 
     #[test]

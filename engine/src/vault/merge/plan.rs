@@ -21,10 +21,11 @@ use super::perform::MergeJob;
 use crate::codec::Put;
 use crate::ids::{Lsn, RunId, Slot, Timestamp};
 use crate::record::{Record, RecordAt};
+use crate::vault::manifest::Times;
 use crate::vault::read::points::RecoveryPoint;
 use crate::vault::read::segment_view::{ObjectPlace, SegmentView};
 use crate::vault::read::timeline::TimelineReader;
-use crate::vault::retention::{Aging, Ladder, RetentionPlan};
+use crate::vault::retention::{Aging, Ladder, RetentionPlan, counted_from};
 use crate::vault::segment::{Boundary, ITEM_PLAIN_BYTES_MAX};
 
 /// When what is merged.
@@ -307,8 +308,8 @@ impl MergeStep {
 pub fn retention_of(reader: &TimelineReader, ladder: &Ladder, now: Timestamp) -> RetentionPlan {
     let points: Vec<Aging> = reader.points().iter().map(|point: &RecoveryPoint| Aging::from(point)).collect();
     let pins = reader.manifest().map_or(&[][..], |manifest| &manifest.pins);
-    let pinned: Vec<Lsn> =
-        pins.iter().filter(|pin| pin.expires_at.is_none_or(|at| at > now)).map(|pin| pin.lsn).collect();
+    let times = Times { now, in_log: counted_from(&points, now) };
+    let pinned: Vec<Lsn> = pins.iter().filter(|pin| !pin.is_over(times)).map(|pin| pin.lsn).collect();
     crate::vault::retention::plan(&points, ladder, &pinned, now)
 }
 

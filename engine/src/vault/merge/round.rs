@@ -13,7 +13,7 @@
 use super::plan::{Facts, MergePolicy, MergeStep, retention_of};
 use super::{MergeError, Merger, Swept};
 use crate::ids::{Slot, Timestamp};
-use crate::vault::manifest::Run;
+use crate::vault::manifest::{Run, Times};
 use crate::vault::read::timeline::TimelineReader;
 use crate::vault::retention::{Ladder, RetentionPlan};
 
@@ -127,6 +127,10 @@ impl Merger {
         let plan = retention_of(&known, &rules.ladder, now);
         let facts = Facts::of(&known, &plan, &rules.ladder);
         let mut round = Round { standing: standing(&known, &plan, &facts), ..Round::default() };
+        let times = Times { now, in_log: plan.counted_from };
+        if known.manifest().is_some_and(|manifest| manifest.pins.iter().any(|pin| pin.is_over(times))) {
+            self.end_pins(times).await?;
+        }
         // Before the merge: under a load that always leaves something to merge nothing else would ever be deleted.
         if rules.orphans || self.is_sweep_due(&known, now, rules.grace_micros) {
             round.swept = Some(self.sweep(rules.grace_micros).await?);
@@ -142,7 +146,6 @@ impl Merger {
     fn is_sweep_due(&self, reader: &TimelineReader, now: Timestamp, grace_micros: u64) -> bool {
         let Some(manifest) = reader.manifest() else { return false };
         // Each is looked at: from here on it is known.
-        let ripe = manifest.doomed.iter().filter(|doomed| self.is_ripe(doomed, now, grace_micros)).count();
-        ripe > 0 || manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now))
+        manifest.doomed.iter().filter(|doomed| self.is_ripe(doomed, now, grace_micros)).count() > 0
     }
 }

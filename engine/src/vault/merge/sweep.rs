@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{MergeError, Merger};
 use crate::ids::{RunId, Slot, Timestamp};
 use crate::vault::layout::{ObjectName, run_prefix, runs_prefix};
-use crate::vault::manifest::{Doomed, Manifest, ManifestError};
+use crate::vault::manifest::{Doomed, Manifest, ManifestError, Times};
 use crate::vault::manifest_keeper::{ChangeError, read_manifest};
 use crate::vault::segment::header::HEADER_BYTES;
 use crate::vault::segment::{ObjectKind, SegmentIdentity};
@@ -103,8 +103,7 @@ impl Merger {
         Ok(found.into_iter().filter(|run| !known(run)).collect())
     }
 
-    /// Dooms orphans, deletes what was doomed at least `grace_micros` ago, and takes away pins that are over. No merge of
-    /// this owner may be under way.
+    /// Dooms orphans, deletes what was doomed at least `grace_micros` ago. No merge of this owner may be under way.
     pub async fn sweep(&self, grace_micros: u64) -> Result<Swept, MergeError> {
         let mut swept = Swept { orphans: self.orphans().await?, ..Swept::default() };
         let now = (self.clock)();
@@ -140,17 +139,26 @@ impl Merger {
                 Err(error) => return Err(error),
             }
         }
-        let over = |manifest: &Manifest| manifest.pins.iter().any(|pin| pin.expires_at.is_some_and(|at| at <= now));
-        if !gone.is_empty() || over(&manifest) {
+        if !gone.is_empty() {
             let change = |manifest: &mut Manifest| {
                 self.own(manifest)?;
                 manifest.forget(&gone);
-                manifest.expire_pins(now);
                 Ok(())
             };
             self.keeper.change(self.owner.0, change).await?;
         }
         Ok(swept)
+    }
+
+    /// Takes away the pins that are over.
+    pub(super) async fn end_pins(&self, times: Times) -> Result<(), MergeError> {
+        let change = |manifest: &mut Manifest| {
+            self.own(manifest)?;
+            manifest.expire_pins(times);
+            Ok(())
+        };
+        self.keeper.change(self.owner.0, change).await?;
+        Ok(())
     }
 
     async fn doom(&self, orphans: &[RunId], now: Timestamp) -> Result<(), MergeError> {
