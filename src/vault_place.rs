@@ -43,6 +43,8 @@ pub(crate) struct AzureSettings {
     pub(crate) client_id: String,
     /// For so many days nobody can change or delete what is written of a machine's log (version-level immutability). 0: off.
     pub(crate) immutable_days: u32,
+    /// And as long as its machine's ladder reaches, where that is longer.
+    pub(crate) immutable_for_retention: bool,
     /// Whether those policies are locked: then not even the account's owner can take them back.
     pub(crate) immutable_locked: bool,
 }
@@ -124,6 +126,12 @@ impl VaultPlace {
         runtime: &Runtime,
     ) -> Result<Arc<dyn ObjectStore>, Failure> {
         let threads = runtime.handle().clone();
+        if azure.immutable_for_retention && azure.immutable_days == 0 {
+            return Err(Failure::usage(
+                "vault.azure.immutable_for_retention needs vault.azure.immutable_days above 0: so long it is until the \
+                 machine's ladder is known",
+            ));
+        }
         match self {
             Self::Folder(_) if purpose == Purpose::Serve && azure.immutable_days > 0 => Err(Failure::usage(
                 "vault.azure.immutable_days: a folder cannot keep its owner from changing what is in it; put the vault at \
@@ -146,7 +154,8 @@ impl VaultPlace {
                 let mut store = store.map_err(store_failure)?;
                 if azure.immutable_days > 0 {
                     let keep = Duration::from_secs(u64::from(azure.immutable_days) * 86_400);
-                    store = store.immutable(Immutability { keep, locked: azure.immutable_locked });
+                    let (as_wanted, locked) = (azure.immutable_for_retention, azure.immutable_locked);
+                    store = store.immutable(Immutability { keep, as_wanted, locked });
                 }
                 if purpose == Purpose::Serve {
                     runtime.block_on(store.prepare()).map_err(store_failure)?;
@@ -301,6 +310,10 @@ mod tests {
         let azure = AzureSettings { immutable_days: 15, ..AzureSettings::default() };
         let Err(failure) = place.open(&azure, Purpose::Serve, &runtime) else { panic!("a folder cannot do that") };
         assert!(failure.kind == ExitKind::Usage && failure.text.contains("immutable_days"), "{}", failure.text);
+        let place = VaultPlace::Folder(dir.path().join("vault"));
+        let azure = AzureSettings { immutable_for_retention: true, ..AzureSettings::default() };
+        let Err(failure) = place.open(&azure, Purpose::Serve, &runtime) else { panic!("for how long until then?") };
+        assert!(failure.text.contains("above 0"), "{}", failure.text);
         assert!(!dir.path().join("vault").exists());
     }
 

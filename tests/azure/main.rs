@@ -211,7 +211,7 @@ fn sas(container: &str, permissions: &str) -> String {
 async fn immutability_is_refused_where_the_store_cannot_do_it() {
     let Some(azurite) = Azurite::start("azure::immutable") else { return };
     let key = AzureCredential::shared_key(KEY).expect("a key");
-    let keep = Immutability { keep: std::time::Duration::from_secs(86_400), locked: false };
+    let keep = Immutability { keep: std::time::Duration::from_secs(86_400), as_wanted: false, locked: false };
     let error =
         open(&azurite.endpoint(), "worm", &key).immutable(keep).prepare().await.expect_err("the emulator cannot");
     assert!(error.kind == StoreErrorKind::Unsuitable && error.to_string().contains("immutability"), "{error}");
@@ -235,6 +235,10 @@ async fn a_page_blob_is_written_by_the_owner_of_the_highest_epoch_alone() {
     pages.write(0, data(1, 8), Epoch(5)).await.expect("write");
     pages.write(1 << 20, data(2, 1), Epoch(5)).await.expect("the last page");
     assert_eq!(pages.ranges().await.expect("ranges"), [0..4096, 1 << 20..size]);
+    assert_eq!(pages.page(1 << 20).await.expect("a page"), Some(data(2, 1)));
+    assert_eq!(pages.page(8192).await.expect("a page"), Some(data(0, 1)), "one that nobody wrote");
+    assert_eq!(pages.page(1 << 22).await.expect("no page"), None, "past the end");
+    assert_eq!(page_blob(&azurite.endpoint(), "none").page(0).await.expect("no blob"), None);
     pages.clear(512..2048, Epoch(5)).await.expect("clear");
     assert_eq!(pages.ranges().await.expect("ranges"), [0..512, 2048..4096, 1 << 20..size]);
     for (offset, bytes) in [(1, data(3, 1)), (0, Bytes::from_static(b"half a page")), (0, data(3, (8 << 20) / 512))] {

@@ -136,6 +136,7 @@ impl Handler<SetRetention> for ProcessServer {
     fn handle(&mut self, msg: SetRetention, _: &mut Self::Context) -> Self::Result {
         self.chaos();
         let spec = self.spec.ledger.get(msg.machine).ok_or(DataError::NotOwner(msg.machine))?;
+        self.spec.wiring.config.store.wanted_for(msg.machine, Duration::from_secs(msg.ladder.reach_s()));
         spec.board.edit(|status| status.retention = Some(msg.ladder));
         Ok(())
     }

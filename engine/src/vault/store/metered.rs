@@ -9,12 +9,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, SwapOutcome};
+use crate::ids::MachineId;
 
 /// What was asked of a store until now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,6 +179,10 @@ impl ObjectStore for MeteredStore {
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         self.counters.deletes.fetch_add(1, Relaxed);
         self.store.delete(name).await
+    }
+
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.store.wanted_for(machine, span);
     }
 }
 

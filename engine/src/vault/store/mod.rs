@@ -21,12 +21,14 @@ pub mod metered;
 pub mod pages;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::layout::ObjectName;
+use crate::ids::MachineId;
 
 /// What the next step after a failed store call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -174,6 +176,10 @@ pub trait ObjectStore: Send + Sync {
 
     /// Removes an object; one that is not there is no error.
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError>;
+
+    /// What is written of a machine's log from now on is wanted for so long. A store that keeps objects from being changed
+    /// may keep it until then; others need not know.
+    fn wanted_for(&self, _machine: MachineId, _span: Duration) {}
 
     /// Create-if-absent in one step.
     async fn put_if_absent(&self, name: &ObjectName, token: &str, bytes: Bytes) -> Result<PutOutcome, StoreError> {

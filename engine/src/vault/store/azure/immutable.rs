@@ -16,17 +16,23 @@ use super::*;
 pub struct Immutability {
     /// From the creation of each object on.
     pub keep: Duration,
+    /// As long as the object's machine wants it ([`ObjectStore::wanted_for`]), where that is longer.
+    pub as_wanted: bool,
     /// Nobody can shorten or take away a locked policy, the account's owner included.
     pub locked: bool,
 }
+
+/// No policy lasts longer. Chosen: beyond any retention, and still a date.
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The policy of one object.
 pub(super) type Policy = (Option<OffsetDateTime>, Option<ImmutabilityPolicyMode>);
 
 impl Immutability {
-    fn policy(self, now: OffsetDateTime) -> Policy {
+    fn policy(self, wanted: Option<Duration>, now: OffsetDateTime) -> Policy {
         let mode = if self.locked { ImmutabilityPolicyMode::Locked } else { ImmutabilityPolicyMode::Unlocked };
-        (Some(now + self.keep), Some(mode))
+        let keep = wanted.filter(|_| self.as_wanted).map_or(self.keep, |wanted| wanted.max(self.keep));
+        (Some(now + keep.min(CENTURY)), Some(mode))
     }
 }
 
@@ -35,7 +41,10 @@ impl Inner {
     pub(super) fn policy_of(&self, name: &ObjectName) -> Policy {
         let kept = name.as_str().contains("/log/") || name.run().is_some();
         match self.immutability.filter(|_| kept) {
-            Some(immutability) => immutability.policy(OffsetDateTime::now_utc()),
+            Some(immutability) => {
+                let wanted = name.owner().and_then(|(machine, _)| self.wanted.lock().get(&machine).copied());
+                immutability.policy(wanted, OffsetDateTime::now_utc())
+            }
             None => (None, None),
         }
     }

@@ -34,7 +34,7 @@ mod wire;
 use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use azure_core::Uuid;
@@ -46,6 +46,7 @@ use azure_storage_blob::models::{
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -59,6 +60,7 @@ use super::{
     ETag, Held, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind,
     SwapOutcome,
 };
+use crate::ids::MachineId;
 
 pub use self::credential::{AzureCredential, CredentialError};
 pub use self::immutable::Immutability;
@@ -92,6 +94,7 @@ struct Inner {
     container: BlobContainerClient,
     limits: RetryLimits,
     immutability: Option<Immutability>,
+    wanted: Mutex<HashMap<MachineId, Duration>>,
     budget: Budget,
     requests: Semaphore,
     held: Arc<Semaphore>,
@@ -144,6 +147,7 @@ impl AzureStore {
             container,
             limits,
             immutability: None,
+            wanted: Mutex::default(),
             budget: Budget::new(),
             requests: Semaphore::new(REQUESTS_AT_ONCE),
             held: Arc::new(Semaphore::new(HELD_BYTES_MAX)),
@@ -457,6 +461,10 @@ impl ObjectStore for AzureStore {
     async fn publish(&self, staged: &Staged) -> Result<PutOutcome, StoreError> {
         let staged = staged.clone();
         self.run(async move |inner: Arc<Inner>| inner.publish(&staged).await).await
+    }
+
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.inner.wanted.lock().insert(machine, span);
     }
 
     async fn put_if_absent(&self, name: &ObjectName, token: &str, bytes: Bytes) -> Result<PutOutcome, StoreError> {

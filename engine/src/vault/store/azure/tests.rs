@@ -224,7 +224,7 @@ async fn pages_go_on_from_the_services_marker_and_a_listing_without_one_from_the
 async fn what_is_never_written_again_is_kept_from_everybody_where_the_container_can() {
     let mock = Mock::start().await;
     let keep = Duration::from_secs(15 * 86_400);
-    let store = |locked| open(&mock, limits()).immutable(Immutability { keep, locked });
+    let store = |locked| open(&mock, limits()).immutable(Immutability { keep, as_wanted: locked, locked });
     let error = store(true).prepare().await.expect_err("this container cannot");
     assert_eq!(error.kind, StoreErrorKind::Unsuitable);
     assert!(error.to_string().contains("--enable-vlw"), "{error}");
@@ -234,6 +234,11 @@ async fn what_is_never_written_again_is_kept_from_everybody_where_the_container_
     let staged = locked.stage(&slot(1), "token", vec![large()]).await.expect("stage");
     assert_eq!(locked.publish(&staged).await.expect("publish"), PutOutcome::Created);
     unlocked.put_if_absent(&slot(2), "t", text("fence")).await.expect("put");
+    let years = Duration::from_secs(3 * 365 * 86_400);
+    [&locked, &unlocked].iter().for_each(|store| store.wanted_for(MachineId([7; 16]), years));
+    locked.wanted_for(MachineId([1; 16]), Duration::from_secs(60));
+    let of_other = ObjectName::log(MachineId([7; 16]), TimelineId([2; 8]), Slot(4));
+    locked.put_if_absent(&of_other, "t", text("wanted for years")).await.expect("put");
     let part = ObjectName::run_part(MachineId([1; 16]), TimelineId([2; 8]), crate::ids::RunId([3; 8]), 0);
     locked.put_if_absent(&part, "t", text("run")).await.expect("put");
     for name in [ObjectName::manifest(MachineId([1; 16]), TimelineId([2; 8])), ObjectName::keys(1)] {
@@ -245,11 +250,17 @@ async fn what_is_never_written_again_is_kept_from_everybody_where_the_container_
     let found = mock.policies();
     let modes: Vec<_> =
         found.iter().map(|(name, _, mode)| (name.rsplit('/').next().expect("a part"), &**mode)).collect();
-    let wanted = [("0000000000000001", "locked"), ("0000000000000002", "unlocked"), ("0000000000000000", "locked")];
+    let wanted = [
+        ("0000000000000001", "locked"),
+        ("0000000000000002", "unlocked"),
+        ("0000000000000000", "locked"),
+        ("0000000000000004", "locked"),
+    ];
     assert_eq!(modes, wanted);
     for (name, until, _) in &found {
         let until = azure_core::time::parse_rfc7231(until).expect("a time");
         let left = until - azure_core::time::OffsetDateTime::now_utc();
+        let keep = if name.ends_with("4") { years } else { keep };
         assert!((keep.as_secs_f64() - left.as_seconds_f64()).abs() < 120.0, "{name} is kept for {left}");
     }
     let error = locked.delete(&slot(1)).await.expect_err("not before the policy ends");
