@@ -58,9 +58,16 @@ function Secret({ webhook }: { webhook: Webhook }) {
   );
 }
 
-function end(webhook: Webhook, after: () => void): void {
+/** `ending`: nothing is asked of it from here on. */
+function end(webhook: Webhook, ending: (id: string | null) => void, after: () => void): void {
   const act = async () => {
-    await remove(`webhooks/${webhook.id}`);
+    ending(webhook.id);
+    try {
+      await remove(`webhooks/${webhook.id}`);
+    } catch (trouble) {
+      ending(null);
+      throw trouble;
+    }
     after();
     tell('The webhook is deleted', webhook.label);
   };
@@ -82,7 +89,15 @@ function standing(webhook: Webhook): string {
   return last.state === 'delivered' ? `last told ${ago(last.over_at ?? last.at, now.value)}` : `given up: ${last.trouble ?? 'not answered'}`;
 }
 
-function Item({ webhook, chosen, choose, changed }: { webhook: Webhook; chosen: boolean; choose: () => void; changed: () => void }) {
+interface ItemProps {
+  webhook: Webhook;
+  chosen: boolean;
+  choose: () => void;
+  ending: (id: string | null) => void;
+  changed: () => void;
+}
+
+function Item({ webhook, chosen, choose, ending, changed }: ItemProps) {
   const test = async () => {
     await command(`webhooks/${webhook.id}/test`, {});
     changed();
@@ -101,7 +116,7 @@ function Item({ webhook, chosen, choose, changed }: { webhook: Webhook; chosen: 
       </div>
       <State state={webhook.state} />
       <Button small onClick={() => void test().catch(tellTrouble)}>Send a test</Button>
-      <Button small kind="ghost" icon="trash" onClick={() => end(webhook, changed)}>Delete</Button>
+      <Button small kind="ghost" icon="trash" onClick={() => end(webhook, ending, changed)}>Delete</Button>
     </li>
   );
 }
@@ -144,7 +159,9 @@ function Deliveries({ webhook }: { webhook: Webhook }) {
 export function Webhooks() {
   const list = useList<Webhook>('webhooks', FRESH_MS);
   const [open, setOpen] = useState<string | null>(null);
-  const chosen = list.items?.find((webhook) => webhook.id === open) ?? list.items?.[0];
+  const [ending, setEnding] = useState<string | null>(null);
+  const rest = list.items?.filter((webhook) => webhook.id !== ending) ?? [];
+  const chosen = rest.find((webhook) => webhook.id === open) ?? rest[0];
   return (
     <div class="view">
       <ViewHead title="Webhooks" sub="Who is told when health changes.">
@@ -158,7 +175,7 @@ export function Webhooks() {
         ) : (
           <ul class="list">
             {list.items.map((webhook) => (
-              <Item key={webhook.id} webhook={webhook} chosen={webhook.id === chosen?.id} choose={() => setOpen(webhook.id)} changed={list.load} />
+              <Item key={webhook.id} webhook={webhook} chosen={webhook.id === chosen?.id} choose={() => setOpen(webhook.id)} ending={setEnding} changed={list.load} />
             ))}
           </ul>
         )}
