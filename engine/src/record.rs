@@ -54,7 +54,7 @@ pub enum GapReason {
     UncleanStop,
     /// More was written than could be kept (ladder rung 4).
     Overload,
-    /// Payloads that were durable on a lost process server had been dropped.
+    /// What the log had is lost: dropped with a process server, or damaged, so that an operator had the disk read again.
     DroppedPayload,
     /// The activity log could not be trusted: the whole disk is compared.
     ActivityLogLost,

@@ -179,6 +179,10 @@ async function itsLogIsReadAgain() {
   await button('Show what was read').click();
   await page.getByText('All that was read is sound').waitFor();
   await look(page, 'scrub');
+  await button('Resync').click();
+  await look(page, 'resync');
+  await dialogButton('Read them').click();
+  await page.getByText('Its disks are read again').waitFor();
 }
 
 async function rpo() {

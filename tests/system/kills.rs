@@ -45,7 +45,7 @@ pub(crate) fn check_all(rig: &Rig, site: &Site, machine: &Machine, journal: &std
     check_point(rig, site, machine, &id, journal, &["--acked-before", &bound]);
 }
 
-fn counter(status: &Value, name: &str) -> u64 {
+pub(crate) fn counter(status: &Value, name: &str) -> u64 {
     status["disks"].as_array().map_or(0, |disks| disks.iter().filter_map(|disk| disk[name].as_u64()).sum())
 }
 

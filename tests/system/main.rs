@@ -15,6 +15,7 @@ mod moves;
 mod outages;
 mod recover;
 mod restarts;
+mod resync;
 mod rig;
 mod roles;
 mod vault_alone;

@@ -77,6 +77,7 @@ impl ControlPolicy {
             control_addresses: self.control_addresses.clone(),
             mark_interval_ms: mark_interval.as_millis() as u64,
             seal_interval_ms: self.seal_interval.as_millis() as u64,
+            resyncs: machine.map_or(0, |machine| machine.resyncs),
         }
     }
 

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use farshore_engine::control::messages::{
-    MemberEvent, NotProtected, NotProtectedReason, Refusal, RefusalCode, Severity, ToMember,
+    MemberEvent, NotProtected, NotProtectedReason, Refusal, RefusalCode, Severity, ToMember, Welcome,
 };
 use farshore_engine::ids::{Epoch, MachineId, ProcessServerId, Timestamp};
 use slog::{error, info};
@@ -74,8 +74,8 @@ struct AgentSessionOf {
     open: SessionOf,
     /// The epoch that the agent was last told of; `None`: it was told that nobody takes its writes.
     told: Option<Epoch>,
-    /// The time between marks that it was last told.
-    mark_interval: Duration,
+    /// What of the policy it was last told.
+    welcome: Welcome,
     clone_told_at: Option<Timestamp>,
 }
 
@@ -224,10 +224,10 @@ impl Orchestrator {
                 gone.push(*machine);
                 continue;
             };
-            let mark_interval = self.room.policy.mark_interval_of(now);
-            if agent.mark_interval != mark_interval {
-                agent.mark_interval = mark_interval;
-                agent.open.session.do_send(Tell(ToMember::Welcome(self.room.policy.welcome(Some(now)))));
+            let welcome = self.room.policy.welcome(Some(now));
+            if agent.welcome != welcome {
+                agent.welcome = welcome.clone();
+                agent.open.session.do_send(Tell(ToMember::Welcome(welcome)));
             }
             let Some(assignment) = told_to_agent(&ledger, *machine) else { continue };
             if agent.told.is_none_or(|told| told < assignment.epoch) {

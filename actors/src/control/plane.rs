@@ -19,7 +19,7 @@ use super::ledger::audit::WriteAudit;
 use super::ledger::check_label;
 use super::ledger::jobs::{BeginDeletePoints, BeginMove, BeginRestore, CancelJob, RetryJob};
 use super::ledger::members::{self, RemoveMachine, RemoveProcessServer};
-use super::ledger::protection::{EditMachine, PauseMachine, ResumeMachine};
+use super::ledger::protection::{EditMachine, PauseMachine, ResumeMachine, ResyncMachine};
 use super::ledger::records::{
     ApiRole, ApiToken, AuditId, AuditRecord, EventId, EventRecord, JobId, JobRecord, JoinToken, MachinePolicy, Record,
     ServeId, TokenId,
@@ -240,6 +240,12 @@ impl ControlPlane {
             CommandResult::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Has a machine's disks read again by its agent, and sent where the log may not have them: what helps where the vault's
+    /// objects are damaged and no copy of them is left. No point shows the disks until that is over.
+    pub async fn resync(&self, caller: &Caller, machine: MachineId) -> Result<(), Fault> {
+        self.room.decide(ResyncMachine { machine, by: caller.name.clone() }).await
     }
 
     /// What retention and merging would do to a machine's points, by its policy or by `ladder`, and what is held.

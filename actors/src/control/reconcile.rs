@@ -211,6 +211,7 @@ mod tests {
                     points_deleted: false,
                     paused: false,
                     policy: MachinePolicy::default(),
+                    resyncs: 0,
                     revision: 0,
                 });
                 draft.put(&AssignmentRecord {

@@ -2,11 +2,12 @@
 //! Replication does not need it: the last owner is remembered, and tried first.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::papers::{MarkPolicy, save_assignment};
+use super::papers::{Policy, save_assignment};
 use super::shared::{Phase, Shared, Target};
 use super::status::SessionState;
 use crate::control::client::{SessionEvent, SessionHandle, SessionTimes, session};
@@ -68,7 +69,10 @@ async fn converse(shared: &Shared, handle: &SessionHandle, mut events: mpsc::Rec
                 Some(event) => take(shared, handle, event),
                 None => return,
             },
-            _ = report.tick() => tell(shared, handle),
+            _ = report.tick() => {
+                resync_if_due(shared);
+                tell(shared, handle);
+            }
             _ = ask.tick() => {
                 let open = matches!(shared.standing.lock().session, SessionState::Open { .. });
                 if !open {
@@ -106,7 +110,9 @@ fn take(shared: &Shared, handle: &SessionHandle, event: SessionEvent) {
 
 /// The policy is the configuration server's: what it says counts from now on, and at the next start until it says more.
 fn follow(shared: &Shared, welcome: &Welcome) {
-    let wanted = MarkPolicy { mark_interval_ms: welcome.mark_interval_ms };
+    shared.resyncs_wanted.store(welcome.resyncs, Ordering::Relaxed);
+    let resyncs = shared.resyncs_begun.load(Ordering::Relaxed);
+    let wanted = Policy { mark_interval_ms: welcome.mark_interval_ms, resyncs };
     let interval = wanted.interval();
     let before = {
         let mut splitter = shared.tap.splitter();
@@ -119,6 +125,25 @@ fn follow(shared: &Shared, welcome: &Welcome) {
             "before_ms" => before.as_millis() as u64, "now_ms" => interval.as_millis() as u64);
     }
     if let Err(error) = wanted.save(&shared.config.state_dir) {
+        slog::warn!(shared.events.logger(), "the policy cannot be written down"; "error" => %error);
+    }
+}
+
+/// Has all disks read again, once for each time that this was asked for, as soon as the log is open.
+fn resync_if_due(shared: &Shared) {
+    let (wanted, begun) = (shared.resyncs_wanted.load(Ordering::Relaxed), shared.resyncs_begun.load(Ordering::Relaxed));
+    if wanted <= begun || !shared.tap.splitter().is_open() {
+        return;
+    }
+    for disk in 0..shared.tap.disks().len() {
+        shared.tap.resync(disk);
+    }
+    shared.resyncs_begun.store(wanted, Ordering::Relaxed);
+    let text = "all disks are read again, as the operator asked; no point shows them until that is over".to_owned();
+    shared.event(Severity::Warning, "resync_begun", text);
+    // What is lost here is done once more after a restart.
+    let policy = Policy::load(&shared.config.state_dir).map(|policy| Policy { resyncs: wanted, ..policy });
+    if let Some(Err(error)) = policy.map(|policy| policy.save(&shared.config.state_dir)) {
         slog::warn!(shared.events.logger(), "the policy cannot be written down"; "error" => %error);
     }
 }

@@ -204,7 +204,7 @@ fn gap_changed(shared: &Shared, name: &str, now: &DiskView) {
             let why = match reason {
                 GapReason::UncleanStop => "the agent did not stop cleanly",
                 GapReason::Overload => "more was written than could be sent and held",
-                GapReason::DroppedPayload => "a process server was lost with writes that were held nowhere else",
+                GapReason::DroppedPayload => "writes that the log had are lost",
                 GapReason::ActivityLogLost => "its activity log could not be trusted: all of it is read",
                 GapReason::WriteFailed => "a write to the disk beneath failed",
                 GapReason::InitialReplication => unreachable!("matched above"),

@@ -31,7 +31,7 @@ pub mod tls_dial;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ use crate::ids::{Epoch, IncarnationId, Lsn};
 use crate::nbd::{NbdServer, ServerOptions};
 use crate::vault::crypto::DataKey;
 use disks::{OpenDisk, ReadyDisk};
-use papers::MarkPolicy;
+use papers::Policy;
 use seen::Seen;
 use shared::{DiskFacts, Phase, Shared, Standing};
 use state::{AgentState, Remembered, StateFile};
@@ -148,7 +148,8 @@ impl Prepared {
     pub fn start(self, papers: Papers, network: Network) -> Result<Agent, AgentError> {
         let Self { mut config, disks, lock, logger } = self;
         // What the configuration server last said comes before what the agent was started with.
-        config.mark_interval = MarkPolicy::load(&config.state_dir).map_or(config.mark_interval, |said| said.interval());
+        let said = Policy::load(&config.state_dir);
+        config.mark_interval = said.as_ref().map_or(config.mark_interval, Policy::interval);
         let state_path = config.file("agent.state");
         let failed = |doing| {
             let path = state_path.clone();
@@ -234,6 +235,7 @@ fn assemble(
     };
     let disk_count = known.disks.len();
     let told = Seen::told(&config.file("agent.seen"));
+    let resyncs_begun = Policy::load(&config.state_dir).map_or(0, |said| said.resyncs);
     // It is noted once a second: a life that was killed may have told later times, which a clock that is right has passed.
     let told = if (config.surroundings.wall)().0 < told { told.saturating_add(TOLD_SLACK_MICROS) } else { told };
     let shared = Arc::new_cyclic(|shared: &std::sync::Weak<Shared>| {
@@ -249,6 +251,8 @@ fn assemble(
             standing: Mutex::new(standing),
             missing: Mutex::new(vec![None; disk_count]),
             told: AtomicI64::new(told),
+            resyncs_wanted: AtomicU64::new(0),
+            resyncs_begun: AtomicU64::new(resyncs_begun),
             phase: watch::Sender::new(Phase::Running),
             target: watch::Sender::new(network.target.clone()),
         }

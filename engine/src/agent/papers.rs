@@ -190,13 +190,17 @@ pub fn save_assignment(state_dir: &Path, assignment: &Assignment) -> Result<(), 
     save(&state_dir.join(ASSIGNMENT_FILE), assignment)
 }
 
-/// How often a mark is wanted, as the configuration server last said.
+/// What the configuration server last said that outlives this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct MarkPolicy {
+pub(super) struct Policy {
+    /// How often a mark is wanted.
     pub(super) mark_interval_ms: u64,
+    /// How many of the resyncs that were asked for have begun, each recorded in the activity logs.
+    #[serde(default)]
+    pub(super) resyncs: u64,
 }
 
-impl MarkPolicy {
+impl Policy {
     /// What was last said; `None`: nothing yet.
     pub(super) fn load(state_dir: &Path) -> Option<Self> {
         let text = std::fs::read(state_dir.join(POLICY_FILE)).ok()?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -86,6 +86,10 @@ pub(super) struct Shared {
     pub(super) missing: Mutex<Vec<Option<String>>>,
     /// The highest time that was told, in microseconds: what is told next is not before it.
     pub(super) told: AtomicI64,
+    /// How many resyncs the configuration server has asked for.
+    pub(super) resyncs_wanted: AtomicU64,
+    /// How many of them have begun.
+    pub(super) resyncs_begun: AtomicU64,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) target: watch::Sender<Option<Target>>,
 }

@@ -10,6 +10,9 @@
 //! behind it, or spoils the scan; a region that is scanned again is comparable no more if anything of it was shipped. So
 //! a piece that equals its digest under the range lock equals the replica, or an entry of this life that is on its way.
 //!
+//! A disk that is read again on an operator's word, in the middle of a life, is compared in the regions that this life has no
+//! entry of; the others are sent as they are.
+//!
 //! The digests are of the state before this life's first LSN, which is in the vault for good once the life's beginning is
 //! committed: whichever process server answers, the answer is the same.
 
@@ -42,6 +45,11 @@ impl CompareState {
 
     pub(super) fn take(&mut self, region: u32) -> Option<Vec<PieceState>> {
         self.known.remove(&region)
+    }
+
+    /// What was answered so far counts no more.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
     }
 
     pub(super) fn put_back(&mut self, region: u32, pieces: Vec<PieceState>) {

@@ -1,7 +1,7 @@
 //! The comparison against a model: a disk that was changed behind the agent, and writes, scans, answers and lost
 //! connections in any order. In the end the replica is the disk, and what did not differ was not sent.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +47,9 @@ struct World {
     asked: VecDeque<Part>,
     log: Vec<crate::batch::Batch>,
     unknown: bool,
+    /// Pieces of which the vault lost all that came before the batch of that number.
+    damaged: BTreeSet<usize>,
+    damaged_before: usize,
 }
 
 impl World {
@@ -71,6 +74,8 @@ impl World {
             asked: VecDeque::new(),
             log: Vec::new(),
             unknown: false,
+            damaged: BTreeSet::new(),
+            damaged_before: 0,
         }
     }
 
@@ -162,8 +167,13 @@ impl World {
     fn answer(&mut self) {
         let Some(part) = self.asked.pop_front() else { return };
         let range = part.offset as usize..part.offset as usize + part.len as usize;
-        let digests =
-            if self.unknown { Digests::unknown(part) } else { Digests::of(part, &key(), &self.before[range]) };
+        let mut digests =
+            if self.unknown { Digests::unknown(part) } else { Digests::of(part, &key(), &self.before[range.clone()]) };
+        for (at, state) in digests.pieces.iter_mut().enumerate() {
+            if self.damaged.contains(&(range.start / PIECE + at)) {
+                *state = PieceState::Unknown;
+            }
+        }
         self.splitter.compared(digests);
     }
 
@@ -181,6 +191,14 @@ impl World {
         if let Some(last) = self.log.last() {
             self.splitter.committed(last.last);
         }
+    }
+
+    /// The vault has lost pieces of the disk, and the operator has it read again.
+    fn resync(&mut self, damaged: usize) {
+        self.take_batches();
+        self.damaged.extend((0..SIZE.div_ceil(PIECE)).filter(|piece| damaged >> piece & 1 == 1));
+        self.damaged_before = self.log.len();
+        self.splitter.resync(0, self.now);
     }
 
     fn settle(&mut self) {
@@ -203,7 +221,12 @@ impl World {
     /// What the log says of the disk, and how many bytes of data this life has sent.
     fn replica(&self) -> (Vec<u8>, usize) {
         let (mut replica, mut sent) = (self.before.clone(), 0);
-        for batch in &self.log {
+        for (number, batch) in self.log.iter().enumerate() {
+            if number == self.damaged_before {
+                for piece in &self.damaged {
+                    replica[piece * PIECE..SIZE.min((piece + 1) * PIECE)].fill(0xee);
+                }
+            }
             for (_, bytes) in &batch.sections {
                 let section = Section::parse(bytes, SIZE as u64).expect("well formed");
                 assert_eq!(section.first_damage(&key()), None, "digests go along with their bytes");
@@ -244,12 +267,16 @@ proptest! {
         budget in prop_oneof![Just(3 * PIECE), Just(1 << 20)],
         known_at_start in any::<bool>(),
         unknown in any::<bool>(),
+        resync in proptest::option::of((0..300_usize, any::<usize>())),
     ) {
         let mut world = World::new(image(&before), image(&now), budget, known_at_start);
         world.unknown = unknown;
         for (at, choice) in tape.iter().enumerate() {
             if at == tape.len() / 8 {
                 world.open(known_at_start);
+            }
+            if let Some((_, damaged)) = resync.filter(|(when, _)| *when == at && world.splitter.is_open()) {
+                world.resync(damaged);
             }
             let (what, rest) = (choice % 12, (choice / 12) as usize);
             match what {
@@ -269,6 +296,29 @@ proptest! {
         world.settle();
         let (replica, _) = world.replica();
         prop_assert!(replica == world.disk, "the replica is not the disk");
+        prop_assert_eq!(world.splitter.disk_view(0).gap, None);
+    }
+
+    #[test]
+    fn a_disk_that_is_read_again_sends_what_the_vault_lost_and_what_this_life_wrote(
+        before in values(), damaged in any::<usize>(), written in 0..10_usize
+    ) {
+        let mut world = World::new(image(&before), image(&before), 1 << 20, true);
+        world.open(true);
+        world.settle();
+        world.arrive(2 * written, 512, 9);
+        world.settle();
+        let (_, sent) = world.replica();
+        world.resync(damaged);
+        prop_assert!(world.splitter.disk_view(0).gap.is_some());
+        world.settle();
+        let (replica, all_sent) = world.replica();
+        prop_assert!(replica == world.disk);
+        let wrote = 2 * written * HALF % SIZE / REGION;
+        let again = |piece: &usize| world.damaged.contains(piece) || piece * PIECE / REGION == wrote;
+        let pieces = world.disk.chunks(PIECE).enumerate().filter(|(at, _)| again(at));
+        let data: usize = pieces.filter(|(_, piece)| piece.iter().any(|byte| *byte != 0)).map(|(_, piece)| piece.len()).sum();
+        prop_assert!(all_sent - sent <= data, "nothing else is sent");
         prop_assert_eq!(world.splitter.disk_view(0).gap, None);
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Regions {
     stale: RegionSet,
     virgin: RegionSet,
     comparable: RegionSet,
+    /// Regions that the log has entries of this life of.
+    written: RegionSet,
     touched: HashMap<u32, Touched>,
     syncs_begun: SyncNo,
     sync_done: SyncNo,
@@ -63,10 +65,11 @@ pub(super) struct Regions {
 impl Regions {
     /// Regions at a start: whatever was recorded hot may differ from the replica.
     pub(super) fn new(region_bytes: u64, hot: RegionSet) -> Self {
-        let (virgin, comparable) = (RegionSet::none(hot.size()), RegionSet::none(hot.size()));
+        let none = || RegionSet::none(hot.size());
+        let (virgin, comparable, written) = (none(), none(), none());
         let (stale, touched) = (hot.clone(), HashMap::new());
         let (syncs_begun, sync_done) = (SyncNo(0), SyncNo(0));
-        Self { region_bytes, hot, stale, virgin, comparable, touched, syncs_begun, sync_done }
+        Self { region_bytes, hot, stale, virgin, comparable, written, touched, syncs_begun, sync_done }
     }
 
     /// The regions that `offset..end` touches.
@@ -132,6 +135,9 @@ impl Regions {
 
     /// Entries for these regions go to the log.
     pub(super) fn seen(&mut self, range: RangeInclusive<u32>) {
+        for region in range.clone() {
+            self.written.insert(region);
+        }
         for set in [&mut self.virgin, &mut self.comparable] {
             if !set.is_empty() {
                 for region in range.clone() {
@@ -154,9 +160,9 @@ impl Regions {
         let (all, none) = (RegionSet::all(self.hot.size()), RegionSet::none(self.hot.size()));
         self.virgin = if in_log == InLog::Nothing { all.clone() } else { none.clone() };
         self.comparable = if in_log == InLog::Earlier { all.clone() } else { none };
-        // What was written in this life may be on its way to the log.
-        for region in self.touched.keys() {
-            self.comparable.remove(*region);
+        // What was written in this life may be in the log, or on its way there.
+        for region in self.written.iter() {
+            self.comparable.remove(region);
         }
         (self.hot, self.stale) = (all.clone(), all);
     }

@@ -21,13 +21,14 @@ use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use super::compare::CompareState;
+use super::compare::{CompareState, can_compare};
 use super::content::{Body, Run, differing};
+use super::regions::InLog;
 use super::splitter::{Moved, Splitter, Ticket};
 use super::window::{ENTRY_WEIGHT_BYTES, Slot};
 use crate::ids::{DiskNo, Lsn};
 use crate::protocol::PieceState;
-use crate::record::Record;
+use crate::record::{GapReason, Record};
 
 /// How much is read under the range lock at a time, in bytes. Chosen: a write to the same place waits for one such
 /// read (0.1 ms from memory, a few ms from a slow disk); a quarter would spend more on calls than on bytes.
@@ -257,6 +258,21 @@ impl Splitter {
         let ranges = self.finish(ticket, range, shipped, now);
         self.close_gaps();
         Moved { ranges, ..self.drained(now) }
+    }
+
+    /// All of a disk is read again: what the log has of it may be damaged. Its regions are recorded hot already.
+    pub fn resync(&mut self, disk: usize, now: Duration) -> Moved {
+        let entry = &mut self.disks[disk];
+        entry.scan.spoil_all();
+        entry.scan.compare.forget();
+        let comparable = can_compare(entry.regions.region_bytes());
+        entry.regions.lose_all(if comparable { InLog::Earlier } else { InLog::Other });
+        if entry.gap.is_none() {
+            let (number, reason, from) = (DiskNo(disk as u16), GapReason::DroppedPayload, self.window.next());
+            entry.gap = Some(reason);
+            self.window.record(Record::GapOpened { disk: number, from, reason });
+        }
+        self.drained(now)
     }
 
     /// Closes the gap of every disk of which nothing is stale.

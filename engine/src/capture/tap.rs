@@ -175,6 +175,17 @@ impl Tap {
         }
     }
 
+    /// All of a disk is read again, and sent where the log may not have it.
+    pub fn resync(&self, disk: usize) {
+        let mut splitter = self.splitter.lock();
+        // Under the lock: what is cooled in between would be hot here and cool in the activity log.
+        self.record_all_hot(disk);
+        let moved = splitter.resync(disk, self.now());
+        drop(splitter);
+        self.pass_on(moved);
+        self.wake_scanner();
+    }
+
     fn disavow_unless(&self, emptied: bool) {
         if !emptied {
             // Where this fails as well nothing is left but the replica's log, which gets the record.

@@ -69,6 +69,7 @@ fn welcome(addresses: &[&str]) -> ToMember {
         control_addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
         mark_interval_ms: 1000,
         seal_interval_ms: 2000,
+        resyncs: 0,
     })
 }
 

@@ -125,6 +125,10 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
             let said = if *now { client.post(&path, &json!({})).await? } else { client.get(&path).await? };
             show(&[], &said);
         }
+        CtlCommand::Resync { machine } => {
+            let path = format!("machines/{}/resync", client.machine_id(machine).await?);
+            show(&[], &client.post(&path, &json!({})).await?);
+        }
         CtlCommand::Hold(verb) => show(verb.columns(), &holds::perform(client, verb).await?),
         CtlCommand::Points { machine, limit } => {
             let id = client.machine_id(machine).await?;

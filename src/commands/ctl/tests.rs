@@ -38,6 +38,7 @@ fn verbs() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("plan_retention", "retention ID"),
         ("get_scrub", "scrub ID"),
         ("begin_scrub", "scrub ID --now"),
+        ("resync", "resync ID"),
         ("hold_point", "hold add ID latest --reason audit"),
         ("release_hold", "hold release ID hold-1"),
         ("list_served_points", "served"),

@@ -141,6 +141,11 @@ pub(super) enum CtlCommand {
         #[arg(long)]
         now: bool,
     },
+    /// Have a machine's disks read again, and sent where its log may not have them: for damage that no copy puts right.
+    Resync {
+        /// Name or id.
+        machine: String,
+    },
     /// Points that stay, whatever retention says.
     #[command(subcommand)]
     Hold(HoldVerb),

@@ -58,6 +58,7 @@ routes! {
     retention::release_hold,
     scrub::get_scrub,
     scrub::begin_scrub,
+    scrub::resync,
     served::list_served_points,
     served::get_served_point,
     served::serve_point,

@@ -107,3 +107,18 @@ pub(crate) async fn begin_scrub(
     api.plane.scrub(machine).await?;
     Ok(HttpResponse::Accepted().finish())
 }
+
+/// Has a machine's disks read again by its agent, and sent where the log may not have them: for damage that no copy puts right.
+/// Points before it stay as they are; none shows the disks until it is over. Answers at once.
+#[utoipa::path(tag = "points", params(("machine" = String, Path, description = "Id, or unique name")),
+    responses((status = 202, description = "The agent begins as soon as it hears of it"), (status = "4XX", body = Problem)))]
+#[post("/api/v1/machines/{machine}/resync")]
+pub(crate) async fn resync(
+    caller: Operator,
+    api: web::Data<Api>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let machine = resolve(&api.plane, &path)?;
+    api.plane.resync(&caller, machine).await?;
+    Ok(HttpResponse::Accepted().finish())
+}

@@ -248,6 +248,10 @@ async fn what_scrubbing_found_is_told_and_a_log_is_read_again_on_demand() {
     assert_eq!((told.status, &told.body["damaged_objects"], &told.body["ended_at"]), (200, &json!(1), &Value::Null));
     assert_eq!(told.body["damaged"][0]["stays"], "there is no copy of it");
     assert_eq!(site.ask("POST", path, Value::Null).await.status, 202);
+    assert_eq!(site.ask("POST", "machines/db/resync", Value::Null).await.status, 202);
+    site.ask("POST", "machines/none/resync", Value::Null).await.is_problem(404, "machine_unknown");
+    let events = site.ask("GET", "events", Value::Null).await;
+    assert!(events.body.to_string().contains("resync_asked"), "{}", events.body);
     let metrics = site.bare("GET", "/metrics").bearer_auth(&site.admin).send().await.expect("an answer");
     let text = metrics.text().await.expect("text");
     assert!(

@@ -66,6 +66,7 @@ impl Decision for EnrolMachine {
             points_deleted: false,
             paused: false,
             policy: MachinePolicy::default(),
+            resyncs: 0,
             revision: 0,
         };
         draft.put(&machine);

@@ -74,6 +74,26 @@ impl Decision for ResumeMachine {
     }
 }
 
+/// Has a machine's disks read again, and sent where its log may not have them.
+pub struct ResyncMachine {
+    /// The machine.
+    pub machine: MachineId,
+    /// Who asks.
+    pub by: String,
+}
+
+impl Decision for ResyncMachine {
+    type Outcome = ();
+
+    fn decide(self, draft: &mut Draft<'_>) -> Result<(), Fault> {
+        let machine = draft.ledger.machine(self.machine)?.clone();
+        let text = format!("{} had the disks of machine '{}' read again.", self.by, machine.name);
+        draft.put(&Machine { resyncs: machine.resyncs + 1, revision: machine.revision + 1, ..machine });
+        draft.event(Severity::Warning, "resync_asked", Subject::Machine(self.machine), text);
+        Ok(())
+    }
+}
+
 /// Changes a machine's label and policy.
 pub struct EditMachine {
     /// The machine.

@@ -171,6 +171,9 @@ pub struct Machine {
     /// What is wanted of its protection.
     #[serde(default)]
     pub policy: MachinePolicy,
+    /// How often an operator has had its disks read again.
+    #[serde(default)]
+    pub resyncs: u64,
     /// Counts the edits of this record by callers of the API.
     #[serde(default)]
     pub revision: u64,

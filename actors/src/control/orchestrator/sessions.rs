@@ -80,12 +80,8 @@ impl Orchestrator {
             entry.peer = msg.peer;
         });
         let open = SessionOf { number: msg.number, life: msg.hello.life, session: msg.session };
-        let mark_interval = {
-            let ledger = self.room.ledger();
-            let known = ledger.machines.get(&machine);
-            known.map_or(self.room.policy.mark_interval, |machine| self.room.policy.mark_interval_of(machine))
-        };
-        self.agents.insert(machine, AgentSessionOf { open, told: None, mark_interval, clone_told_at });
+        let welcome = self.room.policy.welcome(self.room.ledger().machines.get(&machine));
+        self.agents.insert(machine, AgentSessionOf { open, told: None, welcome, clone_told_at });
         ctx.address().do_send(Decide(MachineSeen { machine, disks: msg.hello.disks }));
     }
 

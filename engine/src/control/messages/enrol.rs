@@ -106,4 +106,7 @@ pub struct Welcome {
     pub mark_interval_ms: u64,
     /// Oldest that an open segment gets, in milliseconds.
     pub seal_interval_ms: u64,
+    /// How often an operator has had the machine's disks read again; a machine that has done it less often does it.
+    #[serde(default)]
+    pub resyncs: u64,
 }

@@ -5,7 +5,20 @@ import type { Machine, Scrub } from '../api/types';
 import { bytes, count, full, plural } from '../format';
 import { mayOperate } from '../live/store';
 import { Button, Card, Fact } from '../ui/bits';
+import { DialogForm, showDialog } from '../ui/dialog';
 import { tell, tellTrouble } from '../ui/toast';
+
+function resync(machine: Machine): void {
+  const act = async () => {
+    await command(`machines/${machine.id}/resync`, {});
+    tell('Its disks are read again', 'Points show them when that is over.');
+  };
+  showDialog(
+    <DialogForm title={`Read the disks of ${machine.name} again?`} submit="Read them" act={act}>
+      <p>What its log in the vault does not have, or cannot be read there, is sent again. Until that is over no new point shows these disks. Points of before stay as they are.</p>
+    </DialogForm>,
+  );
+}
 
 /** How often it is asked after while it runs, in milliseconds. */
 const AGAIN_MS = 2000;
@@ -33,6 +46,7 @@ export function ScrubCard({ machine }: { machine: Machine }) {
         <>
           <Button onClick={look}>{found === null ? 'Show what was read' : 'Ask again'}</Button>
           {mayOperate.value && <Button onClick={begin}>Read all of it now</Button>}
+          {mayOperate.value && <Button onClick={() => resync(machine)}>Resync</Button>}
         </>
       }
     >

@@ -196,7 +196,7 @@ impl PageTarget for AzurePages {
             let range = pages(&(offset..offset + PAGE_BYTES))?;
             let read = || async {
                 let options = BlobClientDownloadOptions { range: Some(range.clone()), ..Default::default() };
-                Ok(blob.download(Some(options)).await?.body.collect().await?)
+                blob.download(Some(options)).await?.body.collect().await
             };
             match inner.tried(read).await.outcome {
                 // The emulator answers nothing, where Azure says that there is nothing.
