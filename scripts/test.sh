@@ -8,6 +8,10 @@ mkdir -p target && : > "$FARSHORE_SKIPS"
 
 # Benches are for `make bench`.
 cargo test --workspace --lib --bins --tests --no-fail-fast
+# In soak whole installations once more, with the vault in Azure's emulator.
+if [[ -n ${FARSHORE_SOAK:-} ]]; then
+  FARSHORE_TEST_VAULT=azurite cargo test --test system --no-fail-fast
+fi
 
 if [[ -s $FARSHORE_SKIPS ]]; then
   echo "skipped for want of a privilege ($(sort -u "$FARSHORE_SKIPS" | wc -l)): $(sort -u "$FARSHORE_SKIPS" | paste -sd ';')"

@@ -19,6 +19,7 @@ use farshore_engine::ids::{Epoch, Lsn, Slot, WriterId};
 use farshore_engine::nbd::client::{ClientOptions, NbdClient, NbdUri};
 use farshore_engine::protocol;
 use farshore_engine::record::MarkKind;
+use farshore_engine::vault::export::Format;
 use farshore_engine::vault::layout::{ObjectName, log_prefix};
 use farshore_engine::vault::store::ObjectStore as _;
 use farshore_engine::vault::store::memory::MemoryStore;
@@ -261,6 +262,7 @@ async fn an_operator_asks_for_a_mark_and_serves_it() {
         data_key: WireKey::new(*key(1).as_bytes()),
         point: PointSelector::Mark { mark },
         disks: Vec::new(),
+        format: Format::Raw,
     };
     let restored = parking_lot::Mutex::new(None);
     until("the point is restored to images", async || match server.plane.execute(restore.clone()).await.unwrap() {
@@ -280,6 +282,19 @@ async fn an_operator_asks_for_a_mark_and_serves_it() {
     images.sort();
     wanted.sort();
     assert!(images == wanted, "the images are the point's disks");
+    let mut export = restore.clone();
+    if let Command::RestorePoint { restore, format, .. } = &mut export {
+        (*restore, *format) = (8, Format::Qcow2);
+    }
+    until("the point is exported", async || {
+        matches!(server.plane.execute(export.clone()).await.unwrap(), CommandResult::Restored { .. })
+    })
+    .await;
+    let exported = directory.replace("/7", "/8");
+    for entry in std::fs::read_dir(&exported).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(std::fs::read(&path).unwrap().starts_with(b"QFI\xfb"), "{}", path.display());
+    }
     server.plane.execute(Command::CancelRestore { restore: 7 }).await.unwrap();
     assert!(!std::path::Path::new(&directory).exists(), "what is called off is thrown away");
     assert!(server.plane.stop().await);

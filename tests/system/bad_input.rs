@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::cluster::{Load, Machine, Site};
 use crate::kills::check_all;
 use crate::rig::{Rig, eventually};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 
@@ -31,7 +32,7 @@ fn refused(rig: &Rig, args: &[&str], exit: i32, parts: &[&str]) {
 
 #[test]
 fn disks_that_vanish_are_told_of_and_the_machines_other_disks_go_on() {
-    let rig = Rig::new();
+    let rig = vaults::rig("bad_input");
     let site = Site::up(&rig, &[]);
     let disks = [("stays", 16 * MIB, 512), ("deleted", 16 * MIB, 512), ("cut", 16 * MIB, 4096)];
     let mut machine = Machine::new(&rig, "loses / disks", &disks);

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::cluster::{Machine, Site};
 use crate::mounted::{Kind, Loop, Mount, Postgres, Stack, run, sqlite_check, sqlite_insert, sqlite_update};
-use crate::rig::{Rig, eventually, is_root, privileged, sized};
+use crate::rig::{eventually, is_root, privileged, sized};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 /// Rows of 500 bytes that the SQLite database grows to: it shares a small disk with PostgreSQL.
@@ -17,7 +18,7 @@ fn databases_on(kind: Kind, name: &'static str) {
     if !privileged(name, is_root(), "root, FUSE and loop devices") {
         return;
     }
-    let rig = Rig::new();
+    let rig = vaults::rig("filesystems");
     let mut site = Site::up(&rig, &[]);
     let mut machine = Machine::new(&rig, kind.name(), &[("data", 768 * MIB, 512)]);
     let token = site.token(&rig, "machine");

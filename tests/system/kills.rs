@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::cluster::{Load, Machine, Site, check};
 use crate::rig::{Rig, eventually, sized};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 
@@ -60,7 +61,7 @@ pub(crate) fn assert_bounded_rescan(status: &Value) {
 
 #[test]
 fn kill_9_of_agent_and_servers_under_load_loses_nothing_that_was_committed() {
-    let rig = Rig::new();
+    let rig = vaults::rig("kills");
     let mut site = Site::up(&rig, &[]);
     let mut machine = Machine::new(&rig, "db 1/a", &[("system", 64 * MIB, 512), ("data", 64 * MIB, 4096)]);
     let token = site.token(&rig, "machine");
@@ -111,7 +112,7 @@ fn kill_9_of_agent_and_servers_under_load_loses_nothing_that_was_committed() {
 
 #[test]
 fn an_activity_log_that_cannot_be_trusted_ends_in_a_full_compare_that_says_why() {
-    let rig = Rig::new();
+    let rig = vaults::rig("kills");
     let site = Site::up(&rig, &[]);
     let mut machine = Machine::new(&rig, "untrusted", &[("data", 32 * MIB, 512)]);
     let token = site.token(&rig, "machine");

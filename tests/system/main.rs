@@ -19,3 +19,4 @@ mod resync;
 mod rig;
 mod roles;
 mod vault_alone;
+mod vaults;

@@ -3,6 +3,7 @@
 use crate::cluster::{Load, Machine, Site};
 use crate::kills::{check_all, check_point};
 use crate::rig::{Proc, Rig, eventually, sized};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 
@@ -29,9 +30,9 @@ impl Server {
 
     fn start(&mut self, rig: &Rig, site: &Site, token: Option<&str>) {
         let state = rig.path(&self.name);
-        let vault = site.state.join("vault");
+        let vault = vaults::place(&site.state.join("vault"));
         let mut args = vec!["process-server", "--name", &self.name, "--state-dir", state.to_str().expect("text")];
-        args.extend(["--listen-replication", "127.0.0.1:0", "--vault", vault.to_str().expect("text")]);
+        args.extend(["--listen-replication", "127.0.0.1:0", "--vault", &vault]);
         args.extend(["--server", &site.endpoints.control, "--ca-fingerprint", &site.endpoints.fingerprint]);
         args.extend(token.iter().flat_map(|token| ["--token", token]));
         self.process = Some(rig.start(&self.name, &args));
@@ -58,7 +59,7 @@ pub(crate) fn move_to(rig: &Rig, site: &Site, machine: &Machine, target: &str) {
 
 #[test]
 fn moves_under_load_with_the_source_alive_or_killed_lose_nothing() {
-    let rig = Rig::new();
+    let rig = vaults::rig("moves");
     let mut site = Site::up(&rig, &[]);
     let mut servers = [Server::join(&rig, &site, "ps-a"), Server::join(&rig, &site, "ps-b")];
     let mut machine = Machine::new(&rig, "mover", &[("a", 48 * MIB, 512), ("b", 48 * MIB, 4096)]);
@@ -104,7 +105,7 @@ fn moves_under_load_with_the_source_alive_or_killed_lose_nothing() {
 
 #[test]
 fn a_process_server_that_slept_through_a_move_commits_nothing() {
-    let rig = Rig::new();
+    let rig = vaults::rig("moves");
     let site = Site::up(&rig, &[]);
     let servers = [Server::join(&rig, &site, "ps-a"), Server::join(&rig, &site, "ps-b")];
     let mut machine = Machine::new(&rig, "sleeper", &[("a", 48 * MIB, 512)]);
@@ -130,13 +131,6 @@ fn a_process_server_that_slept_through_a_move_commits_nothing() {
     let journal = load.finish();
     machine.settled(&rig);
     check_all(&rig, &site, &machine, &journal);
-    let (vault, key) = (site.state.join("vault"), site.state.join("vault.key"));
-    rig.farshore_ok(&[
-        "vault",
-        "verify",
-        "--vault",
-        vault.to_str().expect("text"),
-        "--key-file",
-        key.to_str().expect("text"),
-    ]);
+    let (vault, key) = (vaults::place(&site.state.join("vault")), site.state.join("vault.key"));
+    rig.farshore_ok(&["vault", "verify", "--vault", &vault, "--key-file", key.to_str().expect("text")]);
 }

@@ -12,6 +12,7 @@ use crate::cluster::{Load, Machine, Site};
 use crate::kills::{check_all, check_point};
 use crate::mounts::Mount;
 use crate::rig::{Rig, eventually, is_root, privileged, sized};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 /// RPO in seconds that an outage is waited for to reach; a quiet machine's is below three.
@@ -139,7 +140,7 @@ fn a_full_cache_disk_stops_no_write_and_is_caught_up_with() {
     if !may_mount("a_full_cache_disk_stops_no_write_and_is_caught_up_with") {
         return;
     }
-    let rig = Rig::new();
+    let rig = vaults::rig("outages");
     let cache = Mount::tmpfs(&rig.path("site/process-server"), CACHE_ROOM);
     let site = Site::up(&rig, &[]);
     let mut machine = Machine::new(&rig, "cache full", &[("data", 32 * MIB, 4096)]);

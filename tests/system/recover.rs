@@ -2,23 +2,24 @@
 //! goes on.
 
 use std::fs;
-use std::sync::Arc;
+use std::path::Path;
 
 use farshore_engine::vault::keys::parse_key_file;
 use farshore_engine::vault::read::open_vault::{Credential, OpenVault};
-use farshore_engine::vault::store::folder::FolderStore;
 
 use crate::cluster::{Load, Machine, Site};
 use crate::kills::{assert_bounded_rescan, check_all, check_point};
 use crate::moves::move_to;
 use crate::rig::{Rig, eventually};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 
 #[test]
 fn with_nothing_left_but_vault_and_key_the_configuration_server_comes_back_and_protection_goes_on() {
-    let rig = Rig::new();
-    let (vault, key) = (rig.path("vault").display().to_string(), rig.path("vault.key").display().to_string());
+    let rig = vaults::rig("recover");
+    let (folder, key) = (rig.path("vault"), rig.path("vault.key").display().to_string());
+    let vault = vaults::place(&folder);
     let at = ["--vault", &vault, "--vault-key-file", &key];
     let mut site = Site::up(&rig, &at);
     let mut machine = Machine::new(&rig, "survivor", &[("a", 48 * MIB, 512), ("b", 48 * MIB, 4096)]);
@@ -29,7 +30,7 @@ fn with_nothing_left_but_vault_and_key_the_configuration_server_comes_back_and_p
     machine.settled(&rig);
     let id = site.machine(&rig, machine.name)["id"].as_str().expect("an id").to_owned();
     let before = site.points(&rig, machine.name).len();
-    wait_for_snapshot(&vault, &key, &format!("assignment/{id}"));
+    wait_for_snapshot(&rig, &folder, &key, &format!("assignment/{id}"));
 
     // The machine with every server on it is gone; writes go on meanwhile.
     site.up.take().expect("a running server").kill();
@@ -69,12 +70,12 @@ fn with_nothing_left_but_vault_and_key_the_configuration_server_comes_back_and_p
 }
 
 /// Waits until the vault's newest snapshot has a record.
-fn wait_for_snapshot(vault: &str, key_file: &str, record: &str) {
+fn wait_for_snapshot(rig: &Rig, folder: &Path, key_file: &str, record: &str) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
     let key = parse_key_file(&fs::read_to_string(key_file).expect("a key file")).expect("a key");
-    let store = FolderStore::open_read_only(vault.as_ref(), runtime.handle().clone()).expect("a folder");
+    let store = vaults::store(rig, folder, runtime.handle().clone());
     let credential = Credential::Key(key);
-    let opened = runtime.block_on(OpenVault::open(Arc::new(store), &credential)).expect("it opens");
+    let opened = runtime.block_on(OpenVault::open(store, &credential)).expect("it opens");
     eventually("a snapshot of the configuration server", || {
         match runtime.block_on(opened.catalog()).map_err(|error| error.to_string())?.0 {
             Some((_, catalog)) if catalog.records.contains_key(record) => Ok(()),

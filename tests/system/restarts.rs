@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Machine, Site};
 use crate::mounted::run;
-use crate::rig::{Proc, Rig, eventually};
+use crate::rig::{Proc, eventually};
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 
 #[test]
 fn an_agent_restart_under_qemu_storage_daemon_is_no_io_error() {
-    let rig = Rig::new();
+    let rig = vaults::rig("restarts");
     let site = Site::up(&rig, &[]);
     let mut machine = Machine::new(&rig, "upgraded", &[("data", 64 * MIB, 512)]);
     let token = site.token(&rig, "machine");

@@ -1,5 +1,6 @@
 //! Real processes of this binary in a temporary directory: started, watched, killed, and ended by pid.
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
@@ -158,6 +159,10 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// A directory with everything one test makes.
 pub(crate) struct Rig {
     dir: TempDir,
+    /// What every process is told.
+    env: Vec<(&'static str, String)>,
+    /// What every process needs.
+    _beside: Option<Box<dyn Any>>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -166,7 +171,26 @@ impl Rig {
         // Sockets lie in it: their paths must stay short.
         let dir = tempfile::Builder::new().prefix("fs").tempdir().expect("temporary directory");
         // A test that failed holds nothing any more.
-        Self { dir, _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) }
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { dir, env: Vec::new(), _beside: None, _alone }
+    }
+
+    /// From now on every process is told `env`; `beside` lasts as long as the rig.
+    #[allow(dead_code, reason = "only the tests of whole installations have more than one kind of vault")]
+    pub(crate) fn with(self, env: Vec<(&'static str, String)>, beside: impl Any) -> Self {
+        Self { env, _beside: Some(Box::new(beside)), ..self }
+    }
+
+    /// What processes are told under this name.
+    #[allow(dead_code, reason = "only the tests of whole installations have more than one kind of vault")]
+    pub(crate) fn env(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&*FARSHORE);
+        command.args(args).current_dir(self.dir.path()).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -183,7 +207,7 @@ impl Rig {
 
     /// Runs the binary to its end.
     pub(crate) fn farshore(&self, args: &[&str]) -> Output {
-        Command::new(&*FARSHORE).args(args).current_dir(self.dir.path()).output().expect("run farshore")
+        self.command(args).output().expect("run farshore")
     }
 
     /// Runs the binary to its end; it must succeed. Gives standard output.
@@ -207,9 +231,7 @@ impl Rig {
 
     /// Starts a role of the binary and waits until it says it is ready.
     pub(crate) fn start(&self, name: &str, args: &[&str]) -> Proc {
-        let mut command = Command::new(&*FARSHORE);
-        command.args(args).current_dir(self.dir.path());
-        Proc::start(name, command, &self.path(&format!("{name}.log")))
+        Proc::start(name, self.command(args), &self.path(&format!("{name}.log")))
     }
 
     /// Reads a JSON file that a process writes.

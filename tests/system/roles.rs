@@ -5,13 +5,14 @@ use serde_json::Value;
 use crate::cluster::{Load, Machine, Site};
 use crate::kills::check_all;
 use crate::moves::{Server, move_to, owner};
-use crate::rig::{Rig, eventually};
+use crate::rig::eventually;
+use crate::vaults;
 
 const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_configuration_server_alone_protects_moves_and_restarts_while_others_go_on() {
-    let rig = Rig::new();
+    let rig = vaults::rig("roles");
     let mut site = Site::config_server(&rig);
     let mut servers = [Server::join(&rig, &site, "ps-a"), Server::join(&rig, &site, "ps-b")];
     let mut machine = Machine::new(&rig, "apart", &[("data", 32 * MIB, 512)]);

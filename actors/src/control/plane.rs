@@ -8,6 +8,7 @@ use farshore_engine::control::messages::{
 };
 use farshore_engine::ids::{Chance as _, Lsn, MachineId, MarkId, ProcessServerId, Timestamp};
 use farshore_engine::record::MarkKind;
+use farshore_engine::vault::export::Format;
 use farshore_engine::vault::retention::Ladder;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -355,11 +356,16 @@ impl ControlPlane {
         Ok(if connected(&owner) { owner } else { servers.into_iter().find(connected).unwrap_or(owner) })
     }
 
-    /// Begins to restore a point's disks to raw images at a process server.
-    pub async fn begin_restore(&self, caller: &Caller, request: ServeRequest) -> Result<JobRecord, Fault> {
+    /// Begins to write a point's disks to files of a format at a process server.
+    pub async fn begin_restore(
+        &self,
+        caller: &Caller,
+        request: ServeRequest,
+        format: Format,
+    ) -> Result<JobRecord, Fault> {
         let ServeRequest { machine, selector, disks, .. } = request;
         let (process_server, by) = (self.reader_for(machine)?, caller.name.clone());
-        self.room.decide(BeginRestore { machine, process_server, selector, disks, by }).await
+        self.room.decide(BeginRestore { machine, process_server, selector, disks, format, by }).await
     }
 
     /// Pauses a machine's protection.

@@ -9,6 +9,7 @@ use farshore_engine::control::messages::{
 use farshore_engine::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp};
 use farshore_engine::record::MarkKind;
 use farshore_engine::vault::crypto::DataKey;
+use farshore_engine::vault::export::Format;
 use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 
@@ -202,10 +203,12 @@ pub(super) struct StopServing {
     pub(super) serve: u64,
 }
 
-/// Write a point's disks to raw images. One that is under way, or done, is answered as it is.
+/// Write a point's disks to files. One that is under way, or done, is answered as it is.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Restoring, DataError>")]
 pub(super) struct RestorePoint {
+    /// As what.
+    pub(super) format: Format,
     /// Name of the work.
     pub(super) restore: u64,
     /// The machine.

@@ -286,9 +286,9 @@ impl DataPlane {
                 self.ask(StopServing { serve }).await?;
                 Ok(CommandResult::Done)
             }
-            Command::RestorePoint { restore, machine, timeline, data_key, point, disks } => {
+            Command::RestorePoint { restore, machine, timeline, data_key, point, disks, format } => {
                 let data_key = DataKey::from_bytes(*data_key.bytes());
-                let ask = RestorePoint { restore, machine, timeline, data_key, point, disks };
+                let ask = RestorePoint { restore, machine, timeline, data_key, point, disks, format };
                 Ok(match self.ask(ask).await?? {
                     Restoring::UnderWay { done_bytes, total_bytes } => {
                         CommandResult::Restoring { done_bytes, total_bytes }

@@ -101,9 +101,10 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
             let path = format!("test-failovers/{id}/clean-up");
             show(&[], &client.post(&path, &json!({ "notes": notes })).await?);
         }
-        CtlCommand::Restore { machine, point, wait } => {
+        CtlCommand::Restore { machine, point, format, wait } => {
             let machine = client.machine_id(machine).await?;
-            let begun = client.post("restores", &json!({ "machine": machine, "point": point })).await?;
+            let begun =
+                client.post("restores", &json!({ "machine": machine, "point": point, "format": format })).await?;
             return follow(client, begun, wait, show).await;
         }
         CtlCommand::CancelJob { id } => show(&[], &client.post(&format!("jobs/{id}/cancel"), &json!({})).await?),

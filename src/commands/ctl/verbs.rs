@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use farshore_engine::vault::export::Format;
 
 use super::holds::HoldVerb;
 use super::tokens::TokenCommand;
@@ -108,12 +109,15 @@ pub(super) enum CtlCommand {
     /// Test failovers: a point's disks with an overlay, and their clean-up.
     #[command(subcommand)]
     TestFailover(TestFailoverCommand),
-    /// Write a point's disks to raw images at a process server.
+    /// Write a point's disks to files at a process server.
     Restore {
         /// Name or id.
         machine: String,
         /// `latest`, a point's id, or an RFC 3339 time.
         point: String,
+        /// raw, qcow2, vhd-fixed (as Azure takes it) or vhd-dynamic.
+        #[arg(long, default_value_t = Format::Raw)]
+        format: Format,
         #[command(flatten)]
         wait: Wait,
     },

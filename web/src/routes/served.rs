@@ -10,6 +10,7 @@ use farshore_actors::control::plane::Caller;
 use farshore_actors::control::view::{ServeRequest, ServedView};
 use farshore_engine::control::messages::{Export, PointSelector};
 use farshore_engine::ids::DiskNo;
+use farshore_engine::vault::export::Format;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -322,9 +323,38 @@ pub struct RestoreBody {
     /// Numbers of the disks; none: all that the point covers.
     #[serde(default)]
     pub disks: Vec<u16>,
+    /// As what.
+    #[serde(default)]
+    pub format: RestoreFormat,
 }
 
-/// Begins to write a point's disks to raw images at a process server. The job's `result` names their directory there.
+/// What kind of files a restore writes.
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreFormat {
+    /// The disks' bytes, holes as holes.
+    #[default]
+    Raw,
+    /// QEMU's format.
+    Qcow2,
+    /// A VHD of the disk's size, as Azure takes it.
+    VhdFixed,
+    /// A VHD that grows.
+    VhdDynamic,
+}
+
+impl From<RestoreFormat> for Format {
+    fn from(format: RestoreFormat) -> Self {
+        match format {
+            RestoreFormat::Raw => Self::Raw,
+            RestoreFormat::Qcow2 => Self::Qcow2,
+            RestoreFormat::VhdFixed => Self::VhdFixed,
+            RestoreFormat::VhdDynamic => Self::VhdDynamic,
+        }
+    }
+}
+
+/// Begins to write a point's disks to files at a process server. The job's `result` names their directory there.
 #[utoipa::path(tag = "restores", request_body = RestoreBody,
     responses((status = 202, body = JobBody, headers(("Location" = String))), (status = "4XX", body = Problem)))]
 #[post("/api/v1/restores")]
@@ -333,11 +363,11 @@ pub(crate) async fn begin_restore(
     api: web::Data<Api>,
     body: web::Json<RestoreBody>,
 ) -> Result<HttpResponse, Problem> {
-    let RestoreBody { machine, point, disks } = body.into_inner();
+    let RestoreBody { machine, point, disks, format } = body.into_inner();
     let machine = resolve(&api.plane, &machine)?;
     let disks = disks.into_iter().map(DiskNo).collect();
     let request = ServeRequest { machine, selector: selector(&point)?, disks, read_only: true, test: false };
-    Ok(accepted(api.plane.begin_restore(&caller, request).await?))
+    Ok(accepted(api.plane.begin_restore(&caller, request, format.into()).await?))
 }
 
 #[cfg(test)]

@@ -158,7 +158,9 @@ async fn a_restore_is_a_job_that_says_where_the_images_are_and_jobs_are_retried_
     let (_, _link) = site.join("one").await;
     site.enrol("db").await;
     owned(&site, "db").await;
-    let wanted = json!({ "machine": "db", "point": point(2).mark.to_string() });
+    let odd = json!({ "machine": "db", "point": "latest", "format": "vmdk" });
+    site.ask("POST", "restores", odd).await.is_problem(400, "malformed_request");
+    let wanted = json!({ "machine": "db", "point": point(2).mark.to_string(), "format": "qcow2" });
     let begun = site.ask("POST", "restores", wanted).await;
     assert_eq!((begun.status, &begun.body["kind"]), (202, &json!("restore")), "{begun:?}");
     let job = done(&site, &begun.body).await;

@@ -30,7 +30,7 @@ pub(super) async fn restore(room: &ControlRoom, job: &JobRecord) -> StepOutcome 
 }
 
 async fn try_restore(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Fault> {
-    let JobKind::Restore { machine, process_server, selector, ref disks } = job.kind else {
+    let JobKind::Restore { machine, process_server, selector, ref disks, format } = job.kind else {
         return Ok(StepOutcome::Failed("this is no restore".into()));
     };
     let timeline = {
@@ -52,6 +52,7 @@ async fn try_restore(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome,
             data_key: data_key.clone(),
             point: selector,
             disks: disks.clone(),
+            format,
         };
         match room.execute(process_server, command, ASK_WITHIN).await? {
             CommandResult::Restoring { done_bytes, total_bytes } => {
@@ -64,7 +65,7 @@ async fn try_restore(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome,
             CommandResult::Restored { directory, total_bytes } => {
                 let progress = Progress { done_bytes: total_bytes, total_bytes };
                 room.decide(JobProgressed { job: job.id, progress, result: Some(directory) }).await?;
-                return Ok(StepOutcome::done("the point's disks are raw images at the process server"));
+                return Ok(StepOutcome::done("the point's disks are files at the process server"));
             }
             other => return Ok(StepOutcome::Failed(format!("the process server answered {other:?}"))),
         }

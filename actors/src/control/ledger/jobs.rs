@@ -3,6 +3,7 @@
 use farshore_engine::control::messages::{PointSelector, Severity};
 use farshore_engine::ids::{DiskNo, MachineId, ProcessServerId};
 use farshore_engine::record::DISKS_MAX;
+use farshore_engine::vault::export::Format;
 
 use super::members::{RemoveMachine, process_server};
 use super::records::{JobId, JobKind, JobRecord, JobState, JobStep, Machine, Progress, StepDone, Subject};
@@ -221,7 +222,7 @@ impl Decision for JobProgressed {
     }
 }
 
-/// Begins to restore a point to raw images.
+/// Begins to write a point's disks to files.
 pub struct BeginRestore {
     /// The machine.
     pub machine: MachineId,
@@ -231,6 +232,8 @@ pub struct BeginRestore {
     pub selector: PointSelector,
     /// Which disks; empty: all.
     pub disks: Vec<DiskNo>,
+    /// As what.
+    pub format: Format,
     /// Who asks.
     pub by: String,
 }
@@ -239,13 +242,13 @@ impl Decision for BeginRestore {
     type Outcome = JobRecord;
 
     fn decide(self, draft: &mut Draft<'_>) -> Result<JobRecord, Fault> {
-        let Self { machine, process_server: server, selector, disks, by } = self;
+        let Self { machine, process_server: server, selector, disks, format, by } = self;
         with_points(draft.ledger, machine)?;
         process_server(draft.ledger, server)?;
         if disks.len() > DISKS_MAX {
             return Err(Fault::new(FaultCode::InvalidValue, format!("at most {DISKS_MAX} disks can be named")));
         }
-        Ok(draft_job(draft, JobKind::Restore { machine, process_server: server, selector, disks }, by))
+        Ok(draft_job(draft, JobKind::Restore { machine, process_server: server, selector, disks, format }, by))
     }
 }
 
@@ -362,8 +365,8 @@ impl Decision for RetryJob {
         match job.kind {
             JobKind::Protect { machine } => BeginProtect { machine, by }.decide(draft),
             JobKind::Move { machine, target, .. } => BeginMove { machine, target, by }.decide(draft),
-            JobKind::Restore { machine, process_server, selector, disks } => {
-                BeginRestore { machine, process_server, selector, disks, by }.decide(draft)
+            JobKind::Restore { machine, process_server, selector, disks, format } => {
+                BeginRestore { machine, process_server, selector, disks, format, by }.decide(draft)
             }
             JobKind::DeletePoints { machine } => BeginDeletePoints { machine, by }.decide(draft),
             JobKind::Serve { .. } | JobKind::StopServing { .. } => unreachable!("can_retry says no"),

@@ -14,6 +14,7 @@
 use farshore_engine::control::messages::{Export, MemberRole, PointInfo, PointSelector, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, MachineId, ProcessServerId, TimelineId, Timestamp, VaultId, WriterId};
 use farshore_engine::record::DiskInfo;
+use farshore_engine::vault::export::Format;
 use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
 use serde::de::DeserializeOwned;
@@ -335,6 +336,9 @@ pub enum JobKind {
         selector: PointSelector,
         /// Which disks; empty: all that the point covers.
         disks: Vec<DiskNo>,
+        /// As what.
+        #[serde(default)]
+        format: Format,
     },
     /// Deletes a removed machine's replica from the vault.
     DeletePoints {

@@ -157,7 +157,7 @@ impl PointServer {
         let directory = self.dir.join("restored").join(msg.restore.to_string());
         info!(self.log, "a point is being restored"; "restore" => msg.restore, "machine" => %msg.machine,
             "mark" => %point.id, "directory" => %directory.display());
-        self.restores.begin(msg.restore, directory, (reader, lease), point, msg.disks, handle);
+        self.restores.begin(msg.restore, directory, (reader, lease), (point, msg.disks, msg.format), handle);
         Ok(Restoring::UnderWay { done_bytes: 0, total_bytes: 0 })
     }
 

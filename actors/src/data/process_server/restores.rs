@@ -1,4 +1,4 @@
-//! Points that are being written to raw images, beside the actors: a restore goes on when an actor is restarted, and
+//! Points that are being written to files, beside the actors: a restore goes on when an actor is restarted, and
 //! begins anew when the process is.
 
 use std::collections::BTreeMap;
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use farshore_engine::ids::DiskNo;
+use farshore_engine::vault::export::Format;
 use farshore_engine::vault::read::points::RecoveryPoint;
-use farshore_engine::vault::read::restore::{Progress, plan};
+use farshore_engine::vault::read::restore::{Progress, plan_as};
 use farshore_engine::vault::read::timeline::TimelineReader;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -61,8 +62,7 @@ impl Restores {
         restore: u64,
         directory: PathBuf,
         (reader, lease): (TimelineReader, Lease),
-        point: RecoveryPoint,
-        disks: Vec<DiskNo>,
+        (point, disks, format): (RecoveryPoint, Vec<DiskNo>, Format),
         handle: &Handle,
     ) {
         let state = Arc::new(Mutex::new(State::UnderWay { done_bytes: 0, total_bytes: 0 }));
@@ -75,7 +75,7 @@ impl Restores {
             let _lease = lease;
             fetch.block_on(async {
                 tokio::select! {
-                    ended = perform(&reader, point, &disks, &dir, &told) => {
+                    ended = perform(&reader, (point, &disks, format), &dir, &told) => {
                         *told.lock() = match ended {
                             Ok(total_bytes) => State::Done { total_bytes },
                             Err(why) => State::Failed(why),
@@ -116,18 +116,17 @@ impl Restores {
     }
 }
 
-/// Writes the images; answers how many bytes of data are in them.
+/// Writes the files; answers how many bytes of data are in them.
 async fn perform(
     reader: &TimelineReader,
-    point: RecoveryPoint,
-    disks: &[DiskNo],
+    (point, disks, format): (RecoveryPoint, &[DiskNo], Format),
     dir: &Path,
     state: &Mutex<State>,
 ) -> Result<u64, String> {
     // What an earlier life of this work left is of no use.
     let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir_all(dir).map_err(|error| format!("make {}: {error}", dir.display()))?;
-    let plan = plan(reader, point, disks, dir).await.map_err(|error| error.to_string())?;
+    let plan = plan_as(reader, point, disks, dir, format).await.map_err(|error| error.to_string())?;
     let progress = |at: Progress| {
         *state.lock() = State::UnderWay { done_bytes: at.bytes_done, total_bytes: at.bytes_total };
     };

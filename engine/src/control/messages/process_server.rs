@@ -10,6 +10,7 @@ use super::{
 };
 use crate::ids::{DiskNo, Epoch, Lsn, MachineId, MarkId, Slot, TimelineId, Timestamp, WriterId};
 use crate::record::MarkKind;
+use crate::vault::export::Format;
 use crate::vault::manifest::PinKind;
 use crate::vault::retention::Ladder;
 use crate::vault::segment::Packing;
@@ -168,7 +169,7 @@ pub enum Command {
         /// What was served.
         serve: u64,
     },
-    /// Write a point's disks to raw images. The same `restore` again tells how far it is.
+    /// Write a point's disks to files. The same `restore` again tells how far it is.
     RestorePoint {
         /// Name of the work, the configuration server's.
         restore: u64,
@@ -183,6 +184,9 @@ pub enum Command {
         /// Which disks; empty: all that the point covers.
         #[serde(default)]
         disks: Vec<DiskNo>,
+        /// As what.
+        #[serde(default)]
+        format: Format,
     },
     /// Stop restoring. What was written is thrown away; one that is not known is no error.
     CancelRestore {

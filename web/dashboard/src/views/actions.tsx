@@ -86,18 +86,31 @@ export function cleanUp(item: Served): void {
   showDialog(<CleanUpDialog item={item} />);
 }
 
-export function restore(machine: Machine, point: Point): void {
+const FORMATS = [['raw', 'Raw'], ['qcow2', 'qcow2'], ['vhd-fixed', 'VHD, fixed, as Azure takes it'], ['vhd-dynamic', 'VHD, dynamic']] as const;
+
+function RestoreDialog({ machine, point }: { machine: Machine; point: Point }) {
+  const [format, setFormat] = useState<string>('raw');
   const act = async () => {
-    const job = await post<Job>('restores', { machine: machine.id, point: point.id });
+    const job = await post<Job>('restores', { machine: machine.id, point: point.id, format });
     tell('The restore has begun', `Job ${job.id}. It names the directory of the images once it is done.`);
   };
-  showDialog(
+  return (
     <DialogForm title={`Restore ${machine.name} to images`} submit="Restore" act={act}>
       <p>
-        The disks of the point of {moment(point.captured_at, now.value)} are written as raw images on the process server. Replication goes on.
+        The disks of the point of {moment(point.captured_at, now.value)} are written as files on the process server. Replication goes on.
       </p>
-    </DialogForm>,
+      <label class="labelled">
+        Format
+        <select class="field" value={format} onChange={(event) => setFormat(event.currentTarget.value)}>
+          {FORMATS.map(([name, text]) => <option key={name} value={name}>{text}</option>)}
+        </select>
+      </label>
+    </DialogForm>
   );
+}
+
+export function restore(machine: Machine, point: Point): void {
+  showDialog(<RestoreDialog machine={machine} point={point} />);
 }
 
 function MarkDialog({ machine }: { machine: Machine }) {
