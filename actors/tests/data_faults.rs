@@ -253,6 +253,11 @@ async fn an_operator_asks_for_a_mark_and_serves_it() {
     let near = rig.dir.path().join("one/serve/near");
     let frames = || std::fs::read_dir(&near).unwrap().count();
     until("frames are near, beside the lock", async || frames() >= 3).await;
+    until("all of it to be near, as the report says", async || {
+        let near = server.plane.report().await.unwrap().near;
+        near.iter().any(|near| near.serve == 4 && near.ended && near.reached_bytes == near.total_bytes)
+    })
+    .await;
     server.plane.execute(Command::StopServing { serve: 4 }).await.unwrap();
     assert_eq!(server.plane.report().await.unwrap().serving, Vec::<u64>::new());
     let restore = Command::RestorePoint {

@@ -167,22 +167,22 @@ impl ControlPlane {
 
     /// Served points in order of numbers.
     pub fn served_points(&self, after: Option<ServeId>, limit: usize) -> Page<ServedView> {
-        let ledger = self.room.ledger();
+        let (ledger, live) = (self.room.ledger(), self.room.live());
         let wanted = ledger.served.iter().filter(|served| after.is_none_or(|after| served.id > after));
-        page(wanted.map(|served| view::served(&ledger, served)), limit, |served| served.id.to_string())
+        page(wanted.map(|served| view::served(&ledger, &live, served)), limit, |served| served.id.to_string())
     }
 
     /// Test failovers in order of numbers.
     pub fn test_failovers(&self, after: Option<ServeId>, limit: usize) -> Page<ServedView> {
-        let ledger = self.room.ledger();
+        let (ledger, live) = (self.room.ledger(), self.room.live());
         let wanted = ledger.served.iter().filter(|served| served.test && after.is_none_or(|after| served.id > after));
-        page(wanted.map(|served| view::served(&ledger, served)), limit, |served| served.id.to_string())
+        page(wanted.map(|served| view::served(&ledger, &live, served)), limit, |served| served.id.to_string())
     }
 
     /// One served point.
     pub fn served_point(&self, id: ServeId) -> Result<ServedView, Fault> {
-        let ledger = self.room.ledger();
-        Ok(view::served(&ledger, serve::served(&ledger, id)?))
+        let (ledger, live) = (self.room.ledger(), self.room.live());
+        Ok(view::served(&ledger, &live, serve::served(&ledger, id)?))
     }
 
     /// How the installation is.

@@ -264,6 +264,7 @@ mod tests {
             store: StoreCounts::default(),
             machines: machines.iter().map(report).collect(),
             serving: vec![],
+            near: vec![],
             events: vec![],
         }
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use farshore_engine::control::messages::{
-    AgentReport, CacheReport, Export, Issue, MachineReport, MachineState, MemberRole, PointInfo, PointSelector,
-    Severity,
+    AgentReport, CacheReport, Export, Issue, MachineReport, MachineState, MemberRole, NearReport, PointInfo,
+    PointSelector, Severity,
 };
 use farshore_engine::ids::{DiskNo, MachineId, ProcessServerId, TimelineId, Timestamp};
 use farshore_engine::record::DiskInfo;
@@ -128,6 +128,8 @@ pub struct ServedView {
     pub test: bool,
     /// Where its disks are.
     pub exports: Vec<Export>,
+    /// How far they have been brought near, where that is done.
+    pub near: Option<NearReport>,
 }
 
 /// Everything that there is, at one moment.
@@ -319,7 +321,9 @@ pub(super) fn process_server(ledger: &Ledger, live: &Live, server: &ProcessServe
     }
 }
 
-pub(super) fn served(ledger: &Ledger, served: &Served) -> ServedView {
+pub(super) fn served(ledger: &Ledger, live: &Live, served: &Served) -> ServedView {
+    let heartbeat = live.servers.get(&served.process_server).and_then(|entry| entry.heartbeat.as_ref());
+    let near = heartbeat.and_then(|(_, said)| said.near.iter().find(|near| near.serve == served.id.0).copied());
     ServedView {
         id: served.id,
         machine: served.machine,
@@ -331,6 +335,7 @@ pub(super) fn served(ledger: &Ledger, served: &Served) -> ServedView {
         since: served.since,
         test: served.test,
         exports: ledger.exports_of(served.id).map(|export| export.export.clone()).collect(),
+        near,
     }
 }
 

@@ -326,6 +326,7 @@ impl DataPlane {
             machines: report.machines.iter().map(machine_report).collect(),
             store: self.meter.counts(),
             serving: report.serving,
+            near: report.near,
             events: Vec::new(),
         })
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use farshore_engine::cache::limits::Pressure;
-use farshore_engine::control::messages::{MarkReport, MergingReport, ScrubReport, Severity};
+use farshore_engine::control::messages::{MarkReport, MergingReport, NearReport, ScrubReport, Severity};
 use farshore_engine::ids::{DiskNo, Epoch, IncarnationId, Lsn, MachineId, Slot, TimelineId, Timestamp, WriterId};
 use farshore_engine::vault::retention::Ladder;
 use farshore_engine::vault::segment::Packing;
@@ -249,6 +249,8 @@ pub struct ProcessServerReport {
     pub machines: Vec<MachineStatus>,
     /// What it serves.
     pub serving: Vec<u64>,
+    /// How much of that is near.
+    pub near: Vec<NearReport>,
     /// How its own actor fares.
     pub process_server: ActorReport,
     /// Events that nobody took in time.

@@ -8,7 +8,7 @@ use farshore_actors::control::fault::{Fault, FaultCode};
 use farshore_actors::control::ledger::records::{JobState, ServeId};
 use farshore_actors::control::plane::Caller;
 use farshore_actors::control::view::{ServeRequest, ServedView};
-use farshore_engine::control::messages::{Export, PointSelector};
+use farshore_engine::control::messages::{Export, NearReport, PointSelector};
 use farshore_engine::ids::DiskNo;
 use farshore_engine::vault::export::Format;
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,28 @@ pub struct ServedBody {
     pub since: String,
     /// Its disks.
     pub exports: Vec<ExportBody>,
+    /// How far they have been brought near the process server; absent where that is not done (`serving.hydrate`).
+    pub near: Option<NearBody>,
     /// What may be done with it now.
     pub allowed_operations: Vec<String>,
+}
+
+/// How far a served point's disks have been brought near, in the background.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct NearBody {
+    /// Bytes of the disks that are near as a whole.
+    pub reached_bytes: u64,
+    /// Their size.
+    pub total_bytes: u64,
+    /// Nothing more is brought: all is near, there is no room for more, or the vault cannot be read.
+    pub ended: bool,
+}
+
+impl From<NearReport> for NearBody {
+    fn from(near: NearReport) -> Self {
+        let NearReport { serve: _, reached_bytes, total_bytes, ended } = near;
+        Self { reached_bytes, total_bytes, ended }
+    }
 }
 
 /// A disk of a served point.
@@ -101,6 +121,7 @@ impl From<ServedView> for ServedBody {
             read_only: view.read_only,
             since: show::time(view.since),
             exports,
+            near: view.near.map(NearBody::from),
             allowed_operations: vec![if view.test { "clean_up".into() } else { "stop".into() }],
         }
     }

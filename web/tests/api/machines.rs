@@ -64,8 +64,10 @@ async fn points_are_listed_in_parts_and_served_and_ended() {
     let export = &served.body["exports"][0];
     assert_eq!((&export["name"], &export["read_only"]), (&json!("root"), &json!(true)));
     assert!(export["uri"].as_str().is_some_and(|uri| uri.starts_with("nbd+unix:///root?socket=")), "{export}");
-    assert_eq!(site.get(&at).await, served.body);
-    assert_eq!(site.get("served-points").await["items"], json!([served.body]));
+    let near = json!({ "reached_bytes": 1 << 20, "total_bytes": 4 << 20, "ended": false });
+    let seen = site.until(&at, |body| (body["near"] == near).then(|| body.clone())).await;
+    assert_eq!(seen["exports"], served.body["exports"], "and how far it is near");
+    assert_eq!(site.get("served-points").await["items"], json!([seen]));
     let ended = site.ask("DELETE", &at, Value::Null).await;
     assert_eq!((ended.status, ended.body), (204, Value::Null));
     site.ask("GET", &at, Value::Null).await.is_problem(404, "served_point_unknown");

@@ -357,6 +357,7 @@ impl DataPort for Played {
             store: StoreCounts { gets: 3, received_bytes: 4096, ..StoreCounts::default() },
             machines: owned.machines.iter().map(report).collect(),
             serving: owned.serving.clone(),
+            near: owned.serving.iter().map(|serve| near(*serve)).collect(),
             events: vec![],
         })
     }
@@ -364,6 +365,10 @@ impl DataPort for Played {
     fn take_events(&self) -> Vec<MemberEvent> {
         vec![]
     }
+}
+
+fn near(serve: u64) -> NearReport {
+    NearReport { serve, reached_bytes: 1 << 20, total_bytes: 4 << 20, ended: false }
 }
 
 fn points(before: Option<Lsn>, limit: u32) -> PointsPage {

@@ -297,6 +297,7 @@ impl DataPort for FakePort {
             store: StoreCounts::default(),
             machines: inner.owned.iter().map(report).collect(),
             serving: inner.serving.clone(),
+            near: vec![],
             events: vec![],
         }))
     }

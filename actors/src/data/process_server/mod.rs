@@ -158,6 +158,7 @@ impl ProcessServer {
             vault_reachable: wiring.vault_reachable(),
             machines,
             serving: self.spec.points.serving(),
+            near: self.spec.points.near(),
             process_server: self.spec.own.lock().clone(),
             events_lost: wiring.config.events.lost(),
             cpu: self.cpu.share(),

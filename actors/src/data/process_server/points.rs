@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix::prelude::*;
-use farshore_engine::control::messages::{Export, PointInfo, PointSelector, PointsPage};
+use farshore_engine::control::messages::{Export, NearReport, PointInfo, PointSelector, PointsPage};
 use farshore_engine::ids::{DiskNo, Lsn, MachineId, TimelineId};
 use farshore_engine::nbd::export::Export as NbdExport;
 use farshore_engine::nbd::server::{NbdServer, ServerOptions};
@@ -41,10 +41,15 @@ const READERS_MAX: usize = 4;
 struct ServedPoint {
     answer: Served,
     _server: NbdServer,
-    /// Ends what brings it near.
-    _nearer: Option<watch::Sender<()>>,
+    nearer: Option<Nearer>,
     /// Behind the server: it is served no more when this ends.
     _lease: Lease,
+}
+
+/// What brings a served point near; dropped, it ends.
+struct Nearer {
+    now: Arc<Mutex<NearReport>>,
+    _held: watch::Sender<()>,
 }
 
 /// Lists and serves points.
@@ -105,6 +110,12 @@ impl PointServer {
 
     pub(in crate::data) fn serving(&self) -> Vec<u64> {
         self.served.lock().keys().copied().collect()
+    }
+
+    /// How far what is served has been brought near.
+    pub(in crate::data) fn near(&self) -> Vec<NearReport> {
+        let served = self.served.lock();
+        served.values().filter_map(|point| Some(*point.nearer.as_ref()?.now.lock())).collect()
     }
 
     pub(in crate::data) fn stop_all(&self) {
@@ -225,20 +236,25 @@ impl PointServer {
         server.set_exports(serving);
         let nearer = self.hydrate.then(|| self.bring_near(msg.serve, volumes));
         let answer = Served { point: info_of(point), exports };
-        Ok(ServedPoint { answer, _server: server, _nearer: nearer, _lease: lease })
+        Ok(ServedPoint { answer, _server: server, nearer, _lease: lease })
     }
 
     /// Brings disks near, one after the other, until what is given is dropped.
-    fn bring_near(&self, serve: u64, volumes: Vec<Volume>) -> watch::Sender<()> {
-        let (held, mut dropped) = watch::channel(());
+    fn bring_near(&self, serve: u64, volumes: Vec<Volume>) -> Nearer {
+        let (_held, mut dropped) = watch::channel(());
+        let total_bytes = volumes.iter().map(|volume| volume.info().size_bytes).sum();
+        let now = Arc::new(Mutex::new(NearReport { serve, reached_bytes: 0, total_bytes, ended: false }));
+        let told = now.clone();
         let (log, runtime) = (self.log.clone(), self.runtime.as_ref().expect("there until it is dropped").handle());
         let work = runtime.clone();
         // On a thread of its own: it may take hours, and the fetching threads are the readers'.
         runtime.spawn_blocking(move || {
             let all = async {
+                let mut before = 0;
                 for volume in &volumes {
-                    let done = hydrate(volume, |_| ()).await;
+                    let done = hydrate(volume, |at| told.lock().reached_bytes = before + at.reached).await;
                     let disk = volume.info().disk;
+                    before += done.as_ref().map_or(0, |done| done.reached);
                     match done {
                         Ok(done) => info!(log, "a served disk was brought near"; "serve" => serve, "disk" => %disk,
                             "whole" => done.is_done(), "fetched_bytes" => done.fetched_bytes),
@@ -246,6 +262,7 @@ impl PointServer {
                             "serve" => serve, "disk" => %disk, "error" => %error),
                     }
                 }
+                told.lock().ended = true;
             };
             work.block_on(async {
                 tokio::select! {
@@ -254,7 +271,7 @@ impl PointServer {
                 }
             });
         });
-        held
+        Nearer { now, _held }
     }
 
     /// Keeps a position readable while the lease is held.

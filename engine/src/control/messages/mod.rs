@@ -31,7 +31,7 @@ pub use injection::{ActorKind, ChaosCommand, ChaosState, InjectedFault, Injectio
 pub use point::{Export, PointInfo, PointSelector, PointsPage};
 pub use process_server::{
     Answer, Assign, CacheReport, Command, CommandResult, DamagedObject, Heartbeat, HoldInfo, Issue, MachineReport,
-    MachineState, MarkReport, MergingReport, Numbered, RetentionReport, ScrubReport,
+    MachineState, MarkReport, MergingReport, NearReport, Numbered, RetentionReport, ScrubReport,
 };
 pub use refusal::{Refusal, RefusalCode};
 pub use secret::{JoinSecret, WireKey};

@@ -296,9 +296,25 @@ pub struct Heartbeat {
     /// What it serves.
     #[serde(default)]
     pub serving: Vec<u64>,
+    /// How much of what it serves has been brought near.
+    #[serde(default)]
+    pub near: Vec<NearReport>,
     /// What happened since the last heartbeat.
     #[serde(default)]
     pub events: Vec<MemberEvent>,
+}
+
+/// How far a served point's disks have been brought near, in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NearReport {
+    /// What is served.
+    pub serve: u64,
+    /// Bytes of the disks that are near as a whole.
+    pub reached_bytes: u64,
+    /// Their size.
+    pub total_bytes: u64,
+    /// Nothing more is brought: it is all near, there is no room for more, or the vault cannot be read.
+    pub ended: bool,
 }
 
 /// A cache in numbers.

@@ -129,6 +129,13 @@ export function EventList({ events, withSubject = true }: { events: Event[]; wit
   );
 }
 
+/** How much of it lies at the process server already. */
+function near({ reached_bytes, total_bytes, ended }: NonNullable<Served['near']>): string {
+  if (reached_bytes >= total_bytes) return 'all of it near';
+  const percent = Math.floor((100 * reached_bytes) / total_bytes);
+  return ended ? `${percent} % near, the rest is read from the vault` : `being brought near, ${percent} %`;
+}
+
 /** A test failover with its disks. */
 export function ServedCard({ item, withMachine = true }: { item: Served; withMachine?: boolean }) {
   const taken = item.point == null ? '' : `Point of ${moment(item.point.captured_at, now.value)}`;
@@ -142,6 +149,7 @@ export function ServedCard({ item, withMachine = true }: { item: Served; withMac
           </p>
           <p class="item-text">
             {withMachine ? `${taken} ${where}` : where}, {item.read_only ? 'read-only' : 'writable overlay'}, since {ago(item.since, now.value)}
+            {item.near != null && `, ${near(item.near)}`}
           </p>
         </div>
         <State state={item.state} />
