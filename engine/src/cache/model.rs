@@ -212,6 +212,20 @@ impl State {
     }
 }
 
+impl Inode {
+    /// What could not be written back is to be written again, where all of it is written over.
+    fn written_over(&mut self, from: u64, to: u64) {
+        let covered = |change: &Change| match change {
+            Change::Write { offset, data } => from <= *offset && *offset + data.len() as u64 <= to,
+            Change::SetLen(_) => false,
+        };
+        if self.lost && self.pending.iter().all(covered) {
+            self.pending.clear();
+            self.lost = false;
+        }
+    }
+}
+
 impl CacheIo for ModelDisk {
     fn create_dirs(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
@@ -299,6 +313,9 @@ impl CacheFile for ModelFile {
         let short = (state.used_bytes() + grows).saturating_sub(state.capacity_bytes);
         let through = (data.len() as u64).saturating_sub(short).min(torn.unwrap_or(u64::MAX));
         let whole = through == data.len() as u64 && torn.is_none();
+        if whole {
+            state.inodes.get_mut(&self.inode).expect("an open file has an inode").written_over(offset, end);
+        }
         state.change(self.inode, Change::Write { offset, data: Bytes::from(data).slice(..through as usize) });
         match (whole, torn) {
             (true, _) => Ok(()),

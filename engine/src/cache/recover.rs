@@ -9,7 +9,7 @@
 //! - A segment that was open is cut behind its last whole batch and closed as it is; nothing is ever appended to it. What
 //!   of it was synced nobody knows any more: after a kill, batches are there that only the page cache has, and after
 //!   a failed sync that nobody lived to act on, no second sync would bring them to the disk. So the last file is written
-//!   anew and synced before anything in it counts as durable.
+//!   anew, or over itself where there is no room for another, and synced before anything in it counts as durable.
 //! - An append that was abandoned may have left whole batches behind what was synced, and the agent has sent them again
 //!   into a later file. Where two files hold the same LSNs the later file counts, and the earlier one is cut.
 //! - What the vault has already is committed; it stays as room that can be had back.
@@ -175,11 +175,13 @@ fn settle(dir: &CacheDir, last: &mut RecoveredSegment) -> Result<(), CacheError>
     let bytes = read_file(dir, last.segment)?;
     let items = bytes.slice(..bytes.len().min(last.items_end as usize));
     match dir.replace(last.segment, &items) {
-        // No room for a second copy: a sync in place is right unless the former life died between a failed sync and
-        // its next step.
+        // No room for a second copy: the same bytes over themselves. The page cache has them to write then, also those that
+        // a failed sync took for written; and a crash in between changes nothing, as they are the same.
         Err(error) if error.is_full() => {
             let path = dir.segment_path(last.segment);
-            dir.open_file(&path)?.sync().doing("sync", &path)
+            let mut file = dir.open_file(&path)?;
+            file.write_at(0, &[items]).doing("write", &path)?;
+            file.sync().doing("sync", &path)
         }
         Err(error) => Err(error),
         Ok(()) => {
