@@ -126,6 +126,9 @@ async function aTokenIsMade() {
   await page.getByRole('dialog').getByLabel('token', { exact: true }).waitFor();
   await look(page, 'token-made');
   await dialogButton('Done').click();
+  await button('Show what opens it').click();
+  await page.getByText('The recovery key', { exact: true }).waitFor();
+  await look(page, 'vault-keys');
 }
 
 /** A webhook whose receiver is not there: its secret is shown once, and what becomes of a test is seen. */

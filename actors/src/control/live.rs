@@ -61,6 +61,11 @@ pub enum Reach {
 }
 
 impl Live {
+    /// What process servers said last.
+    pub fn heartbeats(&self) -> impl Iterator<Item = &Heartbeat> {
+        self.servers.values().filter_map(|server| server.heartbeat.as_ref()).map(|(_, said)| said)
+    }
+
     /// How a process server is to be reached.
     pub fn reach(&self, server: ProcessServerId, now: Timestamp) -> Reach {
         let Some(live) = self.servers.get(&server) else { return Reach::Away };

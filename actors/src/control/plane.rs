@@ -29,6 +29,7 @@ use super::ledger::serve::{self, BeginServe, BeginStop};
 use super::ledger::tokens::{CreateApiToken, CreateJoinToken, RevokeApiToken, RevokeJoinToken, check_api};
 use super::ledger::webhooks::{self, CreateWebhook, DeleteWebhook, Delivery, DeliveryId, TestWebhook, WebhookId};
 use super::live::Reach;
+use super::vault_keeper::KeySlots;
 use super::view::{
     self, AuditFilter, Begun, EventFilter, HealthView, JoinTicket, MachineView, Page, Picture, ProcessServerView,
     ServeRequest, ServedView, WebhookView,
@@ -90,6 +91,7 @@ impl ControlPlane {
             process_servers: servers.map(|server| view::process_server(&ledger, &live, server)).collect(),
             jobs_running: ledger.running_jobs().cloned().collect(),
             served_points: ledger.served.len(),
+            near_bytes: live.heartbeats().flat_map(|said| &said.near).map(|near| near.reached_bytes).sum(),
             issues: health::of_installation(&ledger),
         }
     }
@@ -183,6 +185,11 @@ impl ControlPlane {
     pub fn served_point(&self, id: ServeId) -> Result<ServedView, Fault> {
         let (ledger, live) = (self.room.ledger(), self.room.live());
         Ok(view::served(&ledger, &live, serve::served(&ledger, id)?))
+    }
+
+    /// Who may open the vault.
+    pub async fn key_slots(&self) -> Result<KeySlots, Fault> {
+        self.room.vault.key_slots().await
     }
 
     /// How the installation is.

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use farshore_engine::control::messages::WireKey;
-use farshore_engine::ids::{MachineId, TimelineId, VaultId};
+use farshore_engine::ids::{MachineId, TimelineId, Timestamp, VaultId};
 use farshore_engine::record::DiskInfo;
 use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
 use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
-use farshore_engine::vault::keys::KeyObject;
+use farshore_engine::vault::keys::change::{ChangeError, read};
 use farshore_engine::vault::keys::provider::{KeySource, PROVIDER_PATIENCE};
 use farshore_engine::vault::keys::rotate::still_opens;
+use farshore_engine::vault::keys::{KeyObject, SlotKind};
 use farshore_engine::vault::layout::{self, ObjectName};
 use farshore_engine::vault::read::error::ReadError;
 use farshore_engine::vault::read::open_vault::{Credential, OpenVault, VaultError};
@@ -49,12 +50,28 @@ pub trait VaultKeeper: Send + Sync {
     /// A machine's data key.
     async fn data_key(&self, machine: MachineId) -> Result<WireKey, Fault>;
 
+    /// Who may open the vault. No secret is part of it.
+    async fn key_slots(&self) -> Result<KeySlots, Fault>;
+
     /// Deletes every object of a machine, its key last; answers how many there were. May be done twice.
     async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault>;
 
     /// Writes the next snapshot of the configuration server's state, reads it back, then removes those that are too
     /// many. Durable on return.
     async fn keep_catalog(&self, catalog: &Catalog) -> Result<KeptCatalog, Fault>;
+}
+
+/// The vault's key object, without what opens it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySlots {
+    /// The vault.
+    pub vault: VaultId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// How often its keys were changed, and 1.
+    pub generation: u64,
+    /// What opens it beside the vault key's file, in the order of slots.
+    pub slots: Vec<SlotKind>,
 }
 
 /// A snapshot that is in the vault.
@@ -197,6 +214,16 @@ impl VaultKeeper for StoreKeeper {
         Ok(key)
     }
 
+    async fn key_slots(&self) -> Result<KeySlots, Fault> {
+        let (object, _) =
+            read(&self.store, &Credential::Key(self.key().await?)).await.map_err(|error| match error {
+                ChangeError::Store(error) => unavailable(error),
+                other => Fault::new(FaultCode::VaultUnavailable, other.to_string()),
+            })?;
+        let (vault, created_at, generation) = (object.vault(), object.created_at(), object.generation());
+        Ok(KeySlots { vault, created_at, generation, slots: object.slots().collect() })
+    }
+
     async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault> {
         // The description goes last: while any object is there, it says whose it is.
         let about = layout::about_prefix(machine);
@@ -295,6 +322,12 @@ impl VaultKeeper for MemoryKeeper {
         self.open()?;
         let key = self.keys.lock().get(&machine).cloned();
         key.ok_or_else(|| Fault::new(FaultCode::MachineUnknown, format!("the vault has no key of machine {machine}")))
+    }
+
+    async fn key_slots(&self) -> Result<KeySlots, Fault> {
+        self.open()?;
+        let slots = vec![SlotKind::Recovery, SlotKind::Passphrase];
+        Ok(KeySlots { vault: self.vault(), created_at: Timestamp(0), generation: 1, slots })
     }
 
     async fn delete_machine(&self, machine: MachineId) -> Result<u64, Fault> {

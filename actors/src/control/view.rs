@@ -145,6 +145,8 @@ pub struct Picture {
     pub jobs_running: Vec<JobRecord>,
     /// How many points are served.
     pub served_points: usize,
+    /// Bytes of their disks that have been brought near.
+    pub near_bytes: u64,
     /// What is wrong with the installation as a whole.
     pub issues: Vec<Issue>,
 }

@@ -189,6 +189,7 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
             show(&[], &client.delete(&format!("{kind}/{id}")).await?);
         }
         CtlCommand::Token(command) => show(&[], &create_token(client, command).await?),
+        CtlCommand::VaultKeys => show(&[], &client.get("vault-keys").await?),
         CtlCommand::Overview => show(&[], &client.get("overview").await?),
         CtlCommand::LoginCode => show(&[], &client.login_code().await?),
         CtlCommand::Chaos(verb) => show(&[], &chaos(client, verb).await?),

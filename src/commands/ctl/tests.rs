@@ -75,6 +75,7 @@ fn verbs() -> BTreeMap<&'static str, Vec<&'static str>> {
         ("get_session", "whoami"),
         ("create_login_code", "login-code"),
         ("get_overview", "overview"),
+        ("get_vault_keys", "vault-keys"),
         ("get_history", "history"),
         ("get_stream", "stream --count 1"),
         ("list_faults", "chaos list"),

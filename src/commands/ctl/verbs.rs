@@ -281,6 +281,8 @@ pub(super) enum CtlCommand {
     Chaos(ChaosVerb),
     /// Everything at one look: what is protected, what is behind and why, where the load is.
     Overview,
+    /// Show who may open the vault; `farshore vault key` changes it.
+    VaultKeys,
     /// Make a one-time code that opens the dashboard in a browser.
     LoginCode,
 }
@@ -355,7 +357,13 @@ impl CtlCommand {
             C::Token(command) => matches!(command, TokenCommand::List { .. }),
             C::Machines | C::Machine { .. } | C::History { .. } | C::Points { .. } | C::Served { .. } => true,
             C::ProcessServers | C::ProcessServer { .. } | C::Metrics | C::Version => true,
-            C::Jobs { .. } | C::Events { .. } | C::Audit { .. } | C::Whoami | C::Health | C::Overview => true,
+            C::Jobs { .. }
+            | C::Events { .. }
+            | C::Audit { .. }
+            | C::Whoami
+            | C::Health
+            | C::Overview
+            | C::VaultKeys => true,
             _ => false,
         }
     }

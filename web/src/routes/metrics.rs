@@ -99,6 +99,7 @@ fn system(text: &mut Text, api: &Api, picture: &Picture) {
     text.gauge("machines_by_health", "Machines by health.", by_health);
     text.one("jobs_running", "Jobs that are not over.", picture.jobs_running.len());
     text.one("served_points", "Points that are served.", picture.served_points);
+    text.one("served_near_bytes", "Bytes of their disks that have been brought near.", picture.near_bytes);
     text.one("event_streams", "Streams of live changes that are open.", api.board.feed.streams());
 }
 

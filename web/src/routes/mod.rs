@@ -102,5 +102,6 @@ routes! {
     chaos::disarm_fault,
     system::get_health,
     system::get_version,
+    system::get_vault_keys,
     system::get_openapi,
 }

@@ -6,11 +6,11 @@ use actix_web::{get, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::Viewer;
+use crate::auth::{Admin, Viewer};
 use crate::openapi::document;
 use crate::problem::Problem;
 use crate::server::Api;
-use crate::show::{HealthBody, name_of};
+use crate::show::{self, HealthBody, name_of};
 
 /// How the installation is.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -51,6 +51,33 @@ pub(crate) async fn get_health(_: Viewer, api: web::Data<Api>) -> web::Json<Inst
         master_target: view.master_target.to_owned(),
         uptime_seconds: api.started.elapsed().as_secs(),
     })
+}
+
+/// Who may open the vault, beside whoever has the vault key's file. It is changed with `farshore vault key`, at the vault: no
+/// secret that opens it goes through this API.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct VaultKeysBody {
+    /// The vault.
+    pub vault: String,
+    /// When it was made.
+    pub created_at: String,
+    /// How often its keys were changed, and 1.
+    pub generation: u64,
+    /// What opens each slot: `passphrase`, `recovery`, `wrapped` by a key management service, or `unknown` to this version.
+    pub slots: Vec<String>,
+}
+
+/// Who may open the vault.
+#[utoipa::path(tag = "system", responses((status = 200, body = VaultKeysBody), (status = "4XX", body = Problem)))]
+#[get("/api/v1/vault-keys")]
+pub(crate) async fn get_vault_keys(_: Admin, api: web::Data<Api>) -> Result<web::Json<VaultKeysBody>, Problem> {
+    let keys = api.plane.key_slots().await?;
+    Ok(web::Json(VaultKeysBody {
+        vault: keys.vault.to_string(),
+        created_at: show::time(keys.created_at),
+        generation: keys.generation,
+        slots: keys.slots.iter().map(name_of).collect(),
+    }))
 }
 
 /// Which program answers.

@@ -262,3 +262,14 @@ async fn what_scrubbing_found_is_told_and_a_log_is_read_again_on_demand() {
     );
     site.stop().await;
 }
+
+#[actix_web::test]
+async fn who_may_open_the_vault_is_an_admins_to_see() {
+    let site = Site::start().await;
+    let keys = site.get("vault-keys").await;
+    assert_eq!((&keys["generation"], &keys["slots"]), (&json!(1), &json!(["recovery"])), "{keys}");
+    let made = site.ask("POST", "api-tokens", json!({ "role": "operator", "label": "night shift" })).await;
+    let token = made.body["token"].as_str().expect("a token");
+    site.ask_as(token, "GET", "vault-keys", Value::Null).await.is_problem(403, "forbidden");
+    site.stop().await;
+}

@@ -20,6 +20,7 @@ export type ApiToken = Schemas['ApiTokenBody'];
 export type Audit = Schemas['AuditBody'];
 export type Webhook = Schemas['WebhookBody'];
 export type Delivery = Schemas['DeliveryBody'];
+export type VaultKeys = Schemas['VaultKeysBody'];
 export type Role = Schemas['CallerRole'];
 export type Session = Schemas['SessionBody'];
 export type Overview = Schemas['OverviewBody'];

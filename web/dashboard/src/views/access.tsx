@@ -1,16 +1,16 @@
 /** Who may join and who may call: tokens, without their texts, which are shown once. */
 import type { ComponentChildren } from 'preact';
 import { useState } from 'preact/hooks';
-import { post, remove } from '../api/client';
-import type { ApiToken, JoinToken, Role } from '../api/types';
+import { get, post, remove } from '../api/client';
+import type { ApiToken, JoinToken, Role, VaultKeys } from '../api/types';
 import { ago, full, words } from '../format';
 import { useList } from '../live/list';
 import { now } from '../live/store';
-import { Button, Card, Empty, ViewHead } from '../ui/bits';
+import { Button, Card, Empty, Fact, ViewHead } from '../ui/bits';
 import { CopyField } from '../ui/copy';
 import { closeDialog, DialogForm, showDialog } from '../ui/dialog';
 import { ListTrouble } from '../ui/list-trouble';
-import { tell } from '../ui/toast';
+import { tell, tellTrouble } from '../ui/toast';
 import { showJoin } from './join';
 
 function NewApiToken({ made }: { made: () => void }) {
@@ -79,6 +79,34 @@ function TokenItem({ title, text, end }: { title: ComponentChildren; text: strin
   );
 }
 
+const SLOTS: Record<string, string> = {
+  passphrase: 'A passphrase',
+  recovery: 'The recovery key',
+  wrapped: 'A key management service',
+};
+
+/** Who may open the vault: looked at on demand, changed at the vault alone. */
+function VaultCard() {
+  const [keys, setKeys] = useState<VaultKeys | null>(null);
+  const look = () => void get<VaultKeys>('vault-keys').then(setKeys).catch(tellTrouble);
+  return (
+    <Card title="Vault" aside={<Button small onClick={look}>{keys === null ? 'Show what opens it' : 'Ask again'}</Button>}>
+      {keys === null ? (
+        <p class="quiet">Whoever has the vault key, a passphrase or the recovery key can read every replica, with every server gone.</p>
+      ) : (
+        <>
+          <dl class="facts">
+            <Fact label="Vault"><code>{keys.vault}</code></Fact>
+            <Fact label="Made">{full(keys.created_at)}</Fact>
+            {keys.slots.map((slot, number) => <Fact key={number} label={`Slot ${number}`}>{SLOTS[slot] ?? 'Of a newer version'}</Fact>)}
+          </dl>
+          <p class="quiet">The vault key’s file opens it in any case. <code>farshore vault key</code> changes this, at the vault: no secret that opens it goes through this page.</p>
+        </>
+      )}
+    </Card>
+  );
+}
+
 export function Access() {
   const api = useList<ApiToken>('api-tokens');
   const join = useList<JoinToken>('join-tokens');
@@ -119,6 +147,7 @@ export function Access() {
           )}
         </Card>
       </div>
+      <VaultCard />
     </div>
   );
 }
