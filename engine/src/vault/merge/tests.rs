@@ -21,6 +21,7 @@ use crate::vault::read::timeline::TimelineReader;
 use crate::vault::read::verify::{Scope, verify};
 use crate::vault::repair::{Proof, StoreCopies, repair};
 use crate::vault::retention::Ladder;
+use crate::vault::segment::header::HEADER_BYTES;
 use crate::vault::store::faulty::{Aim, Fault, FaultPlan, FaultyStore, StoreCall};
 use crate::vault::store::memory::MemoryStore;
 use crate::vault::store::{ObjectStore, StoreErrorKind};
@@ -488,5 +489,36 @@ fn a_log_in_which_something_is_always_to_be_merged_is_swept_all_the_same() {
             deleted += round.swept.map_or(0, |swept| swept.deleted);
         }
         assert!(deleted > 0, "what the first merges replaced is gone");
+    });
+}
+
+#[test]
+fn damage_stops_a_merge_only_while_a_point_that_stays_can_see_it() {
+    block_on(async {
+        let mut world = World::of(&[SECTORS * 512], None).await;
+        world.ladder = ladder(&[(0, 15)]);
+        world.write(0, 0, 8);
+        world.log.mark();
+        world.end_segment().await;
+        let name = world.log.name(*world.ends.keys().next().expect("it was ended"));
+        let mut bytes = world.log.object(&name).await.to_vec();
+        bytes[HEADER_BYTES + 200] ^= 1;
+        world.log.store.delete(&name).await.expect("the store answers");
+        world.log.store.put_if_absent(&name, "rot", bytes.into()).await.expect("the damage");
+        // The disk is read again: what the damaged frame held is there anew.
+        for _ in 0..3 {
+            world.write(0, 0, 8);
+            world.log.mark();
+            world.end_segment().await;
+        }
+        let stopped = world.merge(true, None).await;
+        assert!(matches!(stopped, Err(super::MergeError::Read(_))), "{stopped:?}");
+        for _ in 0..12 {
+            world.write(0, 40, 2);
+            world.log.mark();
+            world.end_segment().await;
+        }
+        assert!(world.merge(true, None).await.expect("no point that stays needs what is damaged"));
+        world.check().await.expect("every point that stays is as it was");
     });
 }
