@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use farshore_engine::ids::MachineId;
 use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::store::{
     ETag, Listed, ObjectMeta, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
@@ -97,6 +98,10 @@ impl ObjectStore for Early {
         self.store.list(prefix, after, limit).await
     }
 
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.store.wanted_for(machine, span);
+    }
+
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         self.store.delete(name).await
     }
@@ -147,6 +152,10 @@ impl ObjectStore for Flipping {
         self.0.list(prefix, after, limit).await
     }
 
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.0.wanted_for(machine, span);
+    }
+
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         self.0.delete(name).await
     }
@@ -189,6 +198,10 @@ impl ObjectStore for Stuck {
 
     async fn list(&self, prefix: &str, after: Option<&ObjectName>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.0.list(prefix, after, limit).await
+    }
+
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.0.wanted_for(machine, span);
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {

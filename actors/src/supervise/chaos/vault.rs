@@ -1,9 +1,11 @@
 //! A vault that fails and is slow when it is told to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use farshore_engine::ids::MachineId;
 use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::store::{
     ETag, Listed, ObjectMeta, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
@@ -76,6 +78,10 @@ impl ObjectStore for ChaosStore {
 
     async fn list(&self, prefix: &str, after: Option<&ObjectName>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.call("list objects", self.store.list(prefix, after, limit)).await
+    }
+
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.store.wanted_for(machine, span);
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use super::{
     ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
 };
+use crate::ids::MachineId;
 
 /// A call of the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -280,6 +282,10 @@ impl ObjectStore for FaultyStore {
             _ => state.fresh.clear(),
         }
         Ok(listed)
+    }
+
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.inner.wanted_for(machine, span);
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {

@@ -33,7 +33,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,6 +48,7 @@ use self::listing::Wanted;
 use super::{
     ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
 };
+use crate::ids::MachineId;
 
 mod directories;
 mod home;
@@ -432,6 +433,8 @@ impl ObjectStore for FolderStore {
         })
         .await
     }
+
+    fn wanted_for(&self, _: MachineId, _: Duration) {}
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         let object = name.clone();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use super::{
     ETag, Listed, ObjectMeta, ObjectName, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
 };
+use crate::ids::MachineId;
 
 /// Objects in memory.
 #[derive(Debug, Default)]
@@ -141,6 +143,8 @@ impl ObjectStore for MemoryStore {
             .map(|(name, (bytes, _))| Listed { name: name.clone(), bytes: bytes.len() as u64 })
             .collect())
     }
+
+    fn wanted_for(&self, _: MachineId, _: Duration) {}
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
         self.inner.lock().objects.remove(name);

@@ -178,8 +178,8 @@ pub trait ObjectStore: Send + Sync {
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError>;
 
     /// What is written of a machine's log from now on is wanted for so long. A store that keeps objects from being changed
-    /// may keep it until then; others need not know.
-    fn wanted_for(&self, _machine: MachineId, _span: Duration) {}
+    /// may keep it until then; for others this is nothing.
+    fn wanted_for(&self, machine: MachineId, span: Duration);
 
     /// Create-if-absent in one step.
     async fn put_if_absent(&self, name: &ObjectName, token: &str, bytes: Bytes) -> Result<PutOutcome, StoreError> {

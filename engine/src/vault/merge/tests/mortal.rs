@@ -1,11 +1,13 @@
 //! A store that a process dies on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::ids::MachineId;
 use crate::vault::layout::ObjectName;
 use crate::vault::store::{
     ETag, Listed, ObjectMeta, ObjectStore, PutOutcome, Staged, StoreError, StoreErrorKind, SwapOutcome,
@@ -88,6 +90,10 @@ impl ObjectStore for Mortal {
     async fn list(&self, prefix: &str, after: Option<&ObjectName>, limit: usize) -> Result<Vec<Listed>, StoreError> {
         self.dead()?;
         self.inner.list(prefix, after, limit).await
+    }
+
+    fn wanted_for(&self, machine: MachineId, span: Duration) {
+        self.inner.wanted_for(machine, span);
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), StoreError> {
