@@ -91,17 +91,15 @@ function VaultCard() {
   const look = () => void get<VaultKeys>('vault-keys').then(setKeys).catch(tellTrouble);
   return (
     <Card title="Vault" aside={<Button small onClick={look}>{keys === null ? 'Show what opens it' : 'Ask again'}</Button>}>
-      {keys === null ? (
-        <p class="quiet">Whoever has the vault key, a passphrase or the recovery key can read every replica, with every server gone.</p>
-      ) : (
-        <>
-          <dl class="facts">
-            <Fact label="Vault"><code>{keys.vault}</code></Fact>
-            <Fact label="Made">{full(keys.created_at)}</Fact>
-            {keys.slots.map((slot, number) => <Fact key={number} label={`Slot ${number}`}>{SLOTS[slot] ?? 'Of a newer version'}</Fact>)}
-          </dl>
-          <p class="quiet">The vault key’s file opens it in any case. <code>farshore vault key</code> changes this, at the vault: no secret that opens it goes through this page.</p>
-        </>
+      <p class="quiet">
+        Whoever has the vault key’s file, a passphrase or the recovery key can read every replica, with every server gone. <code>farshore vault key</code> changes who that is, at the vault: no secret that opens it goes through this page.
+      </p>
+      {keys !== null && (
+        <dl class="facts">
+          <Fact label="Vault"><code>{keys.vault}</code></Fact>
+          <Fact label="Made">{full(keys.created_at)}</Fact>
+          {keys.slots.map((slot, number) => <Fact key={number} label={`Slot ${number}`}>{SLOTS[slot] ?? 'Of a newer version'}</Fact>)}
+        </dl>
       )}
     </Card>
   );
