@@ -168,6 +168,9 @@ impl NearFrames {
         };
         if matches!(self.runtime.spawn_blocking(write).await, Ok(Ok(()))) {
             self.inner.lock().insert(name, bytes);
+            // Others may have written meanwhile.
+            let gone = self.make_room(0);
+            self.delete(gone).await;
         }
     }
 
@@ -207,6 +210,15 @@ mod tests {
 
     fn open(dir: &Path, bytes_max: u64) -> NearFrames {
         NearFrames::open(dir, bytes_max, Handle::current()).expect("it opens")
+    }
+
+    #[tokio::test]
+    async fn many_writers_at_a_time_stay_within_what_may_lie_here() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (near, item) = (open(dir.path(), 100), Bytes::from(vec![5; 40]));
+        futures_util::future::join_all((1..20).map(|slot| near.put(id(slot), &item))).await;
+        assert_eq!(near.held_bytes(), 80);
+        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), 3, "two frames and the lock");
     }
 
     #[tokio::test]
