@@ -54,8 +54,8 @@ pub struct RecoveredSegment {
     pub note: Option<Note>,
     /// Something stood behind the items that is no footer: a torn batch, an abandoned append, or damage.
     pub cut: bool,
-    /// The file before it was cut, or is damaged: LSNs may be missing between them.
-    pub behind_cut: bool,
+    /// Between it and the file before it is a damaged one: LSNs may be missing between them.
+    pub behind_damage: bool,
 }
 
 /// Why a file is not used.
@@ -158,14 +158,15 @@ pub(crate) fn survey(dir: &CacheDir, owner: Owner) -> Result<Recovered, CacheErr
         let note = note.filter(|note| note.items_end == end.end);
         let cut = note.is_none() && end.end < file_bytes;
         let (identity, last, items_end) = (scan.identity, end.last, end.end);
-        let behind_cut = false;
-        let found = RecoveredSegment { segment, identity, first, last, items_end, file_bytes, note, cut, behind_cut };
+        let behind_damage = false;
+        let found =
+            RecoveredSegment { segment, identity, first, last, items_end, file_bytes, note, cut, behind_damage };
         recovered.segments.push(found);
         later = Some(first);
     }
     recovered.segments.reverse();
     recovered.discarded.sort_by_key(|discarded| discarded.segment);
-    recovered.mark_cuts();
+    recovered.mark_damage();
     Ok(recovered)
 }
 
@@ -192,17 +193,15 @@ fn settle(dir: &CacheDir, last: &mut RecoveredSegment) -> Result<(), CacheError>
 }
 
 impl Recovered {
-    fn mark_cuts(&mut self) {
+    fn mark_damage(&mut self) {
         let damaged =
             |discarded: &&Discarded| matches!(discarded.reason, DiscardReason::Damaged(_) | DiscardReason::Torn);
         let damaged: Vec<SegmentNo> = self.discarded.iter().filter(damaged).map(|found| found.segment).collect();
-        let mut before: Option<(SegmentNo, bool)> = None;
+        let mut before: Option<SegmentNo> = None;
         for segment in &mut self.segments {
-            let from = before.map(|(before, _)| before);
-            let between = |number: &&SegmentNo| from.is_none_or(|from| from < **number) && **number < segment.segment;
-            let cut = before.is_some_and(|(_, cut)| cut);
-            segment.behind_cut = cut || damaged.iter().any(|number| between(&number));
-            before = Some((segment.segment, segment.cut));
+            let between = |number: &&SegmentNo| before.is_none_or(|from| from < **number) && **number < segment.segment;
+            segment.behind_damage = damaged.iter().any(|number| between(&number));
+            before = Some(segment.segment);
         }
     }
 }
@@ -245,17 +244,22 @@ fn read_file(dir: &CacheDir, segment: SegmentNo) -> Result<Bytes, CacheError> {
 pub fn unlock(dir: &CacheDir, recovered: &Recovered, key: &DataKey, log_end: LogState) -> Result<Unlocked, CacheError> {
     let mut unlocked = Unlocked { state: log_end, ..Unlocked::default() };
     let mut broken: Option<DiscardReason> = None;
+    let mut behind_cut = false;
     for segment in &recovered.segments {
         let at = unlocked.state.last_lsn;
         if segment.last <= at {
             unlocked.committed.push(segment.clone());
+            // A segment is published as a whole: whatever stands behind its items now, nothing of it is missing there.
+            behind_cut = false;
             continue;
         }
+        let suspect = behind_cut || segment.behind_damage;
+        behind_cut = segment.cut;
         let jumps = segment.first > at.next();
         let taken = match &broken {
             Some(reason) => Err(reason.clone()),
             None if segment.first <= at => Err(DiscardReason::PartlyCommitted(at)),
-            None if segment.behind_cut && jumps => Err(hole("the file before it was cut, or is damaged")),
+            None if suspect && jumps => Err(hole("the file before it was cut, or is damaged")),
             None => follow(dir, segment, key, &unlocked.state)?,
         };
         match taken {

@@ -227,6 +227,27 @@ fn a_life_that_begins_behind_damage_does_not_hide_the_hole() {
 }
 
 #[test]
+fn a_torn_footer_of_what_the_vault_has_makes_no_later_life_suspect() {
+    let mut rig = Rig::new();
+    rig.batches(2);
+    let closed = rig.close();
+    let mut torn = rig.disk.contents(&rig.path(1)).expect("written");
+    torn.extend([7; 30]);
+    rig.disk.plant(&rig.path(1), torn);
+    // A life that begins behind a crash of its machine leaves LSNs out.
+    rig.maker = Maker::new(&key(), 2, 1000, Lsn(closed.last.0 + 5000));
+    let next_life = rig.maker.begin(IncarnationId([10; 16]), Some(LIFE));
+    rig.take(next_life);
+    let recovered = rig.recover();
+    assert!(recovered.segments[0].cut);
+    let uncertain = unlock(&rig.dir, &recovered, &key(), LogState::default()).expect("the disk works");
+    assert!(matches!(uncertain.discarded[0].reason, DiscardReason::Hole(_)), "while nobody has what may be missing");
+    let unlocked = unlock(&rig.dir, &recovered, &key(), closed.state_after).expect("the disk works");
+    assert_eq!((unlocked.committed.len(), unlocked.closed.len(), &unlocked.discarded[..]), (1, 1, &[][..]));
+    assert_eq!(unlocked.state, *rig.sequencer.durable_state());
+}
+
+#[test]
 fn a_log_whose_very_first_file_is_damaged_is_sent_again_from_its_beginning() {
     let mut rig = Rig::new();
     rig.batches(1);
@@ -237,7 +258,7 @@ fn a_log_whose_very_first_file_is_damaged_is_sent_again_from_its_beginning() {
     rig.disk.plant(&rig.path(1), damaged);
     let recovered = rig.recover();
     assert_eq!(recovered.discarded[0].reason, DiscardReason::Torn);
-    assert!(recovered.segments[0].behind_cut);
+    assert!(recovered.segments[0].behind_damage);
     let unlocked = rig.unlock();
     assert_eq!(unlocked.closed.len(), 0, "what follows has no beginning");
     assert_eq!(unlocked.state, LogState::default());
