@@ -15,7 +15,10 @@ use crate::rig::Rig;
 const ENDPOINT: &str = "FARSHORE_VAULT__ENDPOINT";
 
 pub(crate) fn is_emulated() -> bool {
-    std::env::var_os("FARSHORE_TEST_VAULT").is_some_and(|vault| vault == "azurite")
+    std::env::var_os("FARSHORE_TEST_VAULT").is_some_and(|vault| {
+        assert!(vault == "azurite", "FARSHORE_TEST_VAULT is azurite, or not set for a folder: {vault:?}");
+        true
+    })
 }
 
 fn url() -> String {

@@ -493,6 +493,36 @@ fn a_log_in_which_something_is_always_to_be_merged_is_swept_all_the_same() {
 }
 
 #[test]
+fn a_look_ends_a_hold_when_the_log_has_come_to_its_end_and_not_when_a_clock_was_set_ahead() {
+    block_on(async {
+        let mut world = history(8).await;
+        let mut reader = None;
+        world.merger(None).look(&mut reader, &rules(&world, false)).await.expect("a look");
+        let known = reader.as_mut().expect("left for the next look");
+        let newest = known.points().last().expect("points").captured_at;
+        let hold = Pin {
+            id: "hold".into(),
+            kind: PinKind::Hold,
+            lsn: known.points()[0].lsn,
+            created_at: Timestamp(0),
+            note: String::new(),
+            expires_at: Some(Timestamp(newest.0 + 2_000_000)),
+        };
+        put_pin(known, &world.merger(None).keeper, &hold).await.expect("it can be read");
+        world.clock.fetch_add(1_000_000, Ordering::SeqCst);
+        world.merger(None).look(&mut reader, &rules(&world, false)).await.expect("a look");
+        assert_eq!(world.pins().await.len(), 1, "only the clock has come that far");
+        for _ in 0..3 {
+            world.write(0, 0, 1);
+            world.log.mark();
+            world.end_segment().await;
+        }
+        world.merger(None).look(&mut reader, &rules(&world, false)).await.expect("a look");
+        assert_eq!(world.pins().await, []);
+    });
+}
+
+#[test]
 fn damage_stops_a_merge_only_while_a_point_that_stays_can_see_it() {
     block_on(async {
         let mut world = World::of(&[SECTORS * 512], None).await;
