@@ -204,7 +204,7 @@ fn gap_changed(shared: &Shared, name: &str, now: &DiskView) {
             let why = match reason {
                 GapReason::UncleanStop => "the agent did not stop cleanly",
                 GapReason::Overload => "more was written than could be sent and held",
-                GapReason::DroppedPayload => "writes that the log had are lost",
+                GapReason::DroppedPayload => "what the log has of it is lost or damaged, or may be",
                 GapReason::ActivityLogLost => "its activity log could not be trusted: all of it is read",
                 GapReason::WriteFailed => "a write to the disk beneath failed",
                 GapReason::InitialReplication => unreachable!("matched above"),

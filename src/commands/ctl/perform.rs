@@ -127,8 +127,10 @@ pub(super) async fn perform(client: &Client, command: &CtlCommand, json: bool) -
             show(&[], &said);
         }
         CtlCommand::Resync { machine } => {
-            let path = format!("machines/{}/resync", client.machine_id(machine).await?);
-            show(&[], &client.post(&path, &json!({})).await?);
+            let id = client.machine_id(machine).await?;
+            client.post(&format!("machines/{id}/resync"), &json!({})).await?;
+            let then = "its agent begins when it is connected; event resync_begun, then gap_closed for each disk";
+            show(&[], &json!({ "machine": id, "resync": "asked for", "then": then }));
         }
         CtlCommand::Hold(verb) => show(verb.columns(), &holds::perform(client, verb).await?),
         CtlCommand::Points { machine, limit } => {

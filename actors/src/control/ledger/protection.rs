@@ -87,7 +87,10 @@ impl Decision for ResyncMachine {
 
     fn decide(self, draft: &mut Draft<'_>) -> Result<(), Fault> {
         let machine = draft.ledger.machine(self.machine)?.clone();
-        let text = format!("{} had the disks of machine '{}' read again.", self.by, machine.name);
+        let text = format!(
+            "{} asked for the disks of machine '{}' to be read again: its agent begins when it is connected and has a session.",
+            self.by, machine.name
+        );
         draft.put(&Machine { resyncs: machine.resyncs + 1, revision: machine.revision + 1, ..machine });
         draft.event(Severity::Warning, "resync_asked", Subject::Machine(self.machine), text);
         Ok(())
