@@ -64,8 +64,14 @@ async fn write(segments: usize) -> (TestLog, Timestamp) {
     let owner = (log.epoch, log.writer);
     let limits = MergeLimits::default();
     let merger = Merger::new(source, log.timeline, keeper, owner, limits, Arc::new(FullSpeed), Arc::new(now));
-    let rules =
-        Rules { ladder: all(), policy: MergePolicy::default(), grace_micros: 0, thorough: false, orphans: false };
+    let rules = Rules {
+        ladder: all(),
+        policy: MergePolicy::default(),
+        grace_micros: 0,
+        thorough: false,
+        orphans: false,
+        suspects: Default::default(),
+    };
     let (mut rng, mut reader) = (Seeded::new(1), None);
     for segment in 0..segments {
         // Which segment it is, where every segment writes.

@@ -76,7 +76,14 @@ impl Machine {
         let whole = MergePolicy::default();
         let policy =
             MergePolicy { live_bytes: whole.live_bytes / scale, small_bytes: whole.small_bytes / scale, ..whole };
-        let rules = Rules { ladder: Ladder::default(), policy, grace_micros: 0, thorough: false, orphans: false };
+        let rules = Rules {
+            ladder: Ladder::default(),
+            policy,
+            grace_micros: 0,
+            thorough: false,
+            orphans: false,
+            suspects: Default::default(),
+        };
         let segment_bytes = 16 * MIB / scale;
         let payload = payload(9, 8 << 20);
         Self { log, store, merger, reader: None, rules, clock, payload, segment_bytes, open_bytes: 0, received: 0 }

@@ -48,7 +48,7 @@ fn read_keys(bytes: &Bytes) -> Result<String, String> {
     Ok(format!("{keys:?}"))
 }
 
-static OBJECTS: LazyLock<[Object; 11]> = LazyLock::new(|| {
+static OBJECTS: LazyLock<[Object; 12]> = LazyLock::new(|| {
     [
         ("segment", segment(), read_log_object),
         ("segment of version 2", zstd_segment(), read_log_object),
@@ -56,6 +56,7 @@ static OBJECTS: LazyLock<[Object; 11]> = LazyLock::new(|| {
         ("branch", branch(), read_log_object),
         ("run", run_part(), read_log_object),
         ("manifest with runs", merged_manifest_bytes(), read_manifest),
+        ("manifest with runs, as at first", first_merged_manifest_bytes(), read_manifest),
         ("about", about_bytes(), read_about),
         ("manifest", manifest_bytes(), read_manifest),
         ("keys", keys_bytes(), read_keys),

@@ -98,7 +98,9 @@ fn a_part_of_a_run_has_the_bytes_it_had_at_first_and_reads_as_it_did() {
 
 #[test]
 fn a_manifest_with_runs_has_the_bytes_it_had_at_first() {
-    let file = golden("manifest-2", &merged_manifest_bytes());
+    let file = golden("manifest-2", &first_merged_manifest_bytes());
+    assert_eq!(Manifest::open(MACHINE, TIMELINE, &file, &data_key()), Ok(first_merged_manifest()));
+    let file = golden("manifest-3", &merged_manifest_bytes());
     assert_eq!(Manifest::open(MACHINE, TIMELINE, &file, &data_key()), Ok(merged_manifest()));
 }
 

@@ -81,7 +81,7 @@ impl Pin {
 }
 
 /// A live run: it stands for the log objects of its slots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
     /// Its name.
@@ -121,6 +121,10 @@ pub enum Doomed {
         id: RunId,
         /// When a version first did without it.
         at: Timestamp,
+        /// The run that it was, where it was live: the run in its place can be made again from it. Manifests of the first
+        /// programs do not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was: Option<Box<Run>>,
     },
 }
 
@@ -130,6 +134,16 @@ impl Doomed {
         match self {
             Self::Slots { at, .. } | Self::Run { at, .. } => *at,
         }
+    }
+
+    /// Whether `run` was made of it, wholly or in part: it lies among the slots that the run stands for.
+    pub fn is_in(&self, run: &Run) -> bool {
+        let (from, to) = match self {
+            Self::Slots { from, to, .. } => (*from, *to),
+            Self::Run { was: Some(was), .. } => (was.from, was.to),
+            Self::Run { was: None, .. } => return false,
+        };
+        from <= run.to && run.from <= to
     }
 }
 
@@ -254,8 +268,8 @@ impl Manifest {
             self.doomed.push(Doomed::Slots { from, to: run.to, at });
             self.floor = run.to.next();
         }
-        self.doomed.extend(replaced.iter().map(|id| Doomed::Run { id: *id, at }));
-        self.runs.splice(place..place + replaced.len(), [run]);
+        let before = self.runs.splice(place..place + replaced.len(), [run]);
+        self.doomed.extend(before.map(|was| Doomed::Run { id: was.id, at, was: Some(Box::new(was)) }));
         self.epoch = epoch;
         self.version += 1;
         Ok(())
@@ -290,7 +304,7 @@ impl Manifest {
     pub fn give_up(&mut self, runs: &[RunId], at: Timestamp) {
         for id in runs {
             if !self.is_doomed(*id) && !self.runs.iter().any(|live| live.id == *id) {
-                self.doomed.push(Doomed::Run { id: *id, at });
+                self.doomed.push(Doomed::Run { id: *id, at, was: None });
             }
         }
         // Counts even where nothing was doomed: no version that was read before can be replaced any more.

@@ -15,7 +15,7 @@ use farshore_engine::vault::about::{About, TimelineInfo, WrappedKey};
 use farshore_engine::vault::catalog::Catalog;
 use farshore_engine::vault::crypto::{DataKey, VaultKey};
 use farshore_engine::vault::keys::{KeyObject, PassphraseCost, RecoveryKey};
-use farshore_engine::vault::manifest::{Manifest, Pin, PinKind, Run};
+use farshore_engine::vault::manifest::{Doomed, Manifest, Pin, PinKind, Run};
 use farshore_engine::vault::segment::{
     Boundary, Branch, Control, Counters, Footer, FooterDigest, FooterPlace, FrameEntry, FrameOpener, FrameSealer,
     ItemNo, LogVersion, ObjectKind, Packing, PartContents, RunHead, SegmentIdentity, SegmentIndex, seal_control,
@@ -231,6 +231,21 @@ pub(crate) fn merged_manifest() -> Manifest {
 
 pub(crate) fn merged_manifest_bytes() -> Bytes {
     merged_manifest().seal(MACHINE, TIMELINE, &data_key(), &mut Fixed(7))
+}
+
+/// The same as the first programs that merged wrote it: they did not say what a doomed run was.
+pub(crate) fn first_merged_manifest() -> Manifest {
+    let mut manifest = merged_manifest();
+    for doomed in &mut manifest.doomed {
+        if let Doomed::Run { was, .. } = doomed {
+            *was = None;
+        }
+    }
+    manifest
+}
+
+pub(crate) fn first_merged_manifest_bytes() -> Bytes {
+    first_merged_manifest().seal(MACHINE, TIMELINE, &data_key(), &mut Fixed(7))
 }
 
 /// The first part of a run that stands for slots 1 to 3.

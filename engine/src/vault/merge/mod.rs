@@ -13,10 +13,11 @@
 //! | `layers` | what changed on a disk between two retained positions, in order of place |
 //! | `writer` | frames and parts |
 //! | `perform` | one merge, from its sources to the manifest that names it |
+//! | `renew` | a damaged run, made again from what it was merged from |
 //! | `round` | one look at a timeline: a sweep, a merge, both, or nothing |
 //! | `sweep` | deletes what is doomed, and finds what merges that never ended left behind |
 //!
-//! Invariants. A run keeps every position that retention or a pin wants, or it is not committed (I7). Only the manifest
+//! Invariants. Nothing is deleted before what was made of it was read once more and is sound. A run keeps every position that retention or a pin wants, or it is not committed (I7). Only the manifest
 //! makes a run count, and only what a committed manifest doomed is deleted, after a grace. Memory is bounded by
 //! [`MergeLimits`], whatever is merged (I10).
 //!
@@ -28,6 +29,7 @@ mod layers;
 mod perform;
 pub mod plan;
 mod records;
+mod renew;
 mod round;
 mod sweep;
 mod writer;
@@ -216,6 +218,14 @@ pub enum MergeError {
         run: RunId,
         /// The part.
         part: u32,
+    },
+    /// A damaged run cannot be made again.
+    #[error("run {run} is damaged and cannot be made again from what it was merged from: {why}")]
+    Unmade {
+        /// The run.
+        run: RunId,
+        /// Why.
+        why: String,
     },
     /// It was told to stop.
     #[error("merging was stopped")]

@@ -54,6 +54,17 @@ pub struct MergeJob {
 impl Merger {
     /// Merges, and commits the manifest that names the run. `reader` is the timeline with its log, as it was planned on.
     pub async fn merge(&self, reader: &TimelineReader, job: &MergeJob) -> Result<Run, MergeError> {
+        let (run, boundaries) = self.make(reader, job).await?;
+        self.commit(&run, &job.replaces, &boundaries).await?;
+        Ok(run)
+    }
+
+    /// Makes the run, which nobody reads yet, and tells the positions that it keeps.
+    pub(super) async fn make(
+        &self,
+        reader: &TimelineReader,
+        job: &MergeJob,
+    ) -> Result<(Run, Vec<Boundary>), MergeError> {
         assert!(reader.keeps_log(), "records and states are merged, so the reader must have kept them");
         let outdated = || MergeError::Outdated { from: job.from, to: job.to };
         let place = |view: &Arc<SegmentView>| view.timeline == self.timeline && self.is_source(view, job);
@@ -108,8 +119,7 @@ impl Merger {
                 self.source.store().delete(&self.source.name_of(view)).await?;
             }
         }
-        self.commit(&run, job, &boundaries).await?;
-        Ok(run)
+        Ok((run, boundaries))
     }
 
     fn is_source(&self, view: &SegmentView, job: &MergeJob) -> bool {
@@ -175,7 +185,13 @@ impl Merger {
         Some((RunPlan { head, lsns: (first, state.last_lsn), records, state: state.clone() }, boundaries))
     }
 
-    async fn commit(&self, run: &Run, job: &MergeJob, boundaries: &[Boundary]) -> Result<(), MergeError> {
+    /// Commits the manifest in which the run stands in the place of `replaced`.
+    pub(super) async fn commit(
+        &self,
+        run: &Run,
+        replaced: &[RunId],
+        boundaries: &[Boundary],
+    ) -> Result<(), MergeError> {
         let kept = |lsn: Lsn| boundaries.binary_search_by_key(&lsn, |boundary| boundary.lsn).is_ok();
         #[cfg(any(test, feature = "testing"))]
         let kept = |lsn: Lsn| kept(lsn) || self.mutated(super::Mutation::DropHeld);
@@ -185,7 +201,7 @@ impl Merger {
             if manifest.runs.contains(run) {
                 return Ok(());
             }
-            let change = manifest.commit_run(self.owner.0, run.clone(), &job.replaces, kept, (self.clock)());
+            let change = manifest.commit_run(self.owner.0, run.clone(), replaced, kept, (self.clock)());
             change.map_err(ChangeError::from)?;
             self.all_parts_are_there(run).await?;
             if self.keeper.put(&manifest, etag.as_ref()).await? {

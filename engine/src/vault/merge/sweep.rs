@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{MergeError, Merger};
 use crate::ids::{RunId, Slot, Timestamp};
 use crate::vault::layout::{ObjectName, run_prefix, runs_prefix};
-use crate::vault::manifest::{Doomed, Manifest, ManifestError, Times};
+use crate::vault::manifest::{Doomed, Manifest, ManifestError, Run, Times};
 use crate::vault::manifest_keeper::{ChangeError, read_manifest};
 use crate::vault::segment::header::HEADER_BYTES;
 use crate::vault::segment::{ObjectKind, SegmentIdentity};
@@ -32,17 +32,30 @@ pub struct Swept {
     pub deleted: u64,
     /// Doomed entries whose time has not come.
     pub waiting: u64,
-    /// Doomed entries that the store keeps for longer; they are tried again.
+    /// Doomed entries that the store keeps for longer, or that a damaged run was made of; they are tried again.
     pub kept: u64,
+    /// Runs that are damaged.
+    pub damaged: Vec<Run>,
     /// Runs that nothing names.
     pub orphans: Vec<RunId>,
 }
 
+/// How long a run that was found damaged is not read again.
+const DAMAGED_FOR: Duration = Duration::from_secs(3600);
+
 /// Since when this process knows what is doomed, by a clock that does not jump: a wall clock that was set ahead makes
-/// nothing go early. Who starts anew waits for one grace more.
+/// nothing go early. Who starts anew waits for one grace more. And which runs it has read again.
 pub struct Sightings {
     uptime: Box<dyn Fn() -> Duration + Send + Sync>,
     first: Mutex<HashMap<Doomed, Duration>>,
+    runs: Mutex<HashMap<RunId, ReadAgain>>,
+}
+
+/// What reading a run again showed.
+struct ReadAgain {
+    at: Duration,
+    sound: bool,
+    unmade: Option<String>,
 }
 
 impl std::fmt::Debug for Sightings {
@@ -54,7 +67,7 @@ impl std::fmt::Debug for Sightings {
 impl Sightings {
     /// None yet. `uptime` is a clock that does not jump.
     pub fn new(uptime: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self { uptime: Box::new(uptime), first: Mutex::default() }
+        Self { uptime: Box::new(uptime), first: Mutex::default(), runs: Mutex::default() }
     }
 
     /// None yet, by the host's monotonic clock.
@@ -69,9 +82,34 @@ impl Sightings {
         now.saturating_sub(*self.first.lock().entry(doomed.clone()).or_insert(now))
     }
 
-    /// Forgets what is doomed no longer.
-    fn keep_only(&self, doomed: &[Doomed]) {
-        self.first.lock().retain(|known, _| doomed.contains(known));
+    /// Whether a run read well, where that is known well enough.
+    pub(super) fn sound(&self, run: RunId) -> Option<bool> {
+        let runs = self.runs.lock();
+        let known = runs.get(&run)?;
+        (known.sound || self.is_recent(known.at)).then_some(known.sound)
+    }
+
+    /// Why a run could not be made again, where that was tried a short while ago.
+    pub(super) fn unmade(&self, run: RunId) -> Option<String> {
+        let runs = self.runs.lock();
+        let known = runs.get(&run).filter(|known| self.is_recent(known.at))?;
+        known.unmade.clone()
+    }
+
+    fn is_recent(&self, at: Duration) -> bool {
+        (self.uptime)().saturating_sub(at) < DAMAGED_FOR
+    }
+
+    /// Notes how a run read; of a damaged one, why it could not be made again.
+    pub(super) fn note(&self, run: RunId, sound: bool, unmade: Option<String>) {
+        let known = ReadAgain { at: (self.uptime)(), sound, unmade };
+        self.runs.lock().insert(run, known);
+    }
+
+    /// Forgets what is doomed no longer, and runs that are not live.
+    fn keep_only(&self, manifest: &Manifest) {
+        self.first.lock().retain(|known, _| manifest.doomed.contains(known));
+        self.runs.lock().retain(|known, _| manifest.runs.iter().any(|live| live.id == *known));
     }
 }
 
@@ -122,12 +160,17 @@ impl Merger {
             self.doom(&swept.orphans, now).await?;
         }
         if let Some(sightings) = &self.sightings {
-            sightings.keep_only(&manifest.doomed);
+            sightings.keep_only(&manifest);
         }
+        let is_ripe = |doomed: &&Doomed| self.is_ripe(doomed, now, grace_micros);
+        let (ripe, waiting): (Vec<_>, Vec<_>) = manifest.doomed.iter().partition(is_ripe);
+        swept.waiting = waiting.len() as u64;
+        let unsound = self.unsound(&manifest, &ripe).await?;
         let mut gone = Vec::new();
-        for doomed in &manifest.doomed {
-            if !self.is_ripe(doomed, now, grace_micros) {
-                swept.waiting += 1;
+        for doomed in ripe {
+            // It may be all that the run can be made again from.
+            if unsound.iter().any(|run| doomed.is_in(run)) {
+                swept.kept += 1;
                 continue;
             }
             match self.delete(doomed).await {
@@ -139,6 +182,7 @@ impl Merger {
                 Err(error) => return Err(error),
             }
         }
+        swept.damaged = unsound;
         if !gone.is_empty() {
             let change = |manifest: &mut Manifest| {
                 self.own(manifest)?;

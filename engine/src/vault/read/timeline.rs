@@ -26,7 +26,7 @@ use super::points::{History, RecoveryPoint, SegmentRecords};
 use super::runs::{ReadableRun, open_run};
 use super::segment_view::{LogSource, ObjectPlace, SegmentView};
 use super::slots::{FilledSlot, Slots, find_new_slots, find_slots};
-use crate::ids::{Lsn, MarkId, Slot, TimelineId};
+use crate::ids::{Lsn, MarkId, RunId, Slot, TimelineId};
 use crate::record::{Record, RecordAt};
 use crate::vault::layout::ObjectName;
 use crate::vault::manifest::{Manifest, Run};
@@ -63,6 +63,24 @@ pub struct LogView {
     pub segments: Vec<Arc<SegmentView>>,
 }
 
+/// A piece of what a run was merged from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// A run that was live before.
+    Run(Run),
+    /// The log objects of these slots, both included.
+    Slots(Slot, Slot),
+}
+
+/// What is read in the place of a run: the pieces that it was merged from, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Instead<'a> {
+    /// The run.
+    pub run: RunId,
+    /// Its pieces; side by side they stand for what the run does.
+    pub pieces: &'a [Piece],
+}
+
 /// Some points, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointPage {
@@ -96,12 +114,21 @@ pub struct TimelineReader {
 impl TimelineReader {
     /// Reads the log of `timeline`, and of those it branched from.
     pub async fn open(source: LogSource, timeline: TimelineId) -> Result<Self, ReadError> {
-        Self::open_branch(source, timeline, 0, false).await
+        Self::open_branch(source, timeline, 0, false, None).await
     }
 
     /// The same, with the records and states of all footers kept: for merging.
     pub async fn open_with_log(source: LogSource, timeline: TimelineId) -> Result<Self, ReadError> {
-        Self::open_branch(source, timeline, 0, true).await
+        Self::open_branch(source, timeline, 0, true, None).await
+    }
+
+    /// The same, with what a run was merged from read in its place.
+    pub async fn open_instead(
+        source: LogSource,
+        timeline: TimelineId,
+        instead: Instead<'_>,
+    ) -> Result<Self, ReadError> {
+        Self::open_branch(source, timeline, 0, true, Some(instead)).await
     }
 
     async fn open_branch(
@@ -109,6 +136,7 @@ impl TimelineReader {
         timeline: TimelineId,
         depth: usize,
         keeps_log: bool,
+        instead: Option<Instead<'_>>,
     ) -> Result<Self, ReadError> {
         let manifest = match read_manifest(&source, timeline).await {
             Ok(found) => found.map(|(manifest, _)| manifest),
@@ -130,7 +158,7 @@ impl TimelineReader {
             broken: None,
             kept_bytes: 0,
         };
-        reader.load_runs(depth).await?;
+        reader.load_runs(depth, instead).await?;
         let (machine, store) = (reader.source.machine(), reader.source.store());
         let slots = find_slots(store, machine, timeline, reader.floor()).await.map_err(ReadError::Store)?;
         reader.load(slots, depth).await?;
@@ -138,32 +166,58 @@ impl TimelineReader {
     }
 
     /// Takes the runs that the manifest names; before them the branch, which stays a log object of its own.
-    async fn load_runs(&mut self, depth: usize) -> Result<(), ReadError> {
+    async fn load_runs(&mut self, depth: usize, instead: Option<Instead<'_>>) -> Result<(), ReadError> {
         let runs = self.merged().to_vec();
         if runs.first().is_some_and(|run| run.from > Slot(0)) {
-            let name = self.source.name(self.timeline, Slot(0));
-            let head = self.source.store().head(&name).await.map_err(|error| ReadError::store(&name, error));
-            let opened = match head {
-                Ok(meta) => self.source.open(self.timeline, FilledSlot { slot: Slot(0), bytes: meta.bytes }, 0).await,
-                Err(error) => Err(error),
-            };
-            self.take(Slot(0), damage_apart(opened)?, depth).await?;
+            self.load_slots(Slot(0), Slot(0), depth).await?;
         }
-        for run in runs.iter() {
-            if self.broken.is_some() {
-                break;
-            }
-            let opened = open_run(&self.source, self.timeline, run, KEPT_PAGE_BYTES / IN_FLIGHT).await;
-            let taken = match opened {
-                Ok(parts) => self
-                    .take_run(run, parts)
-                    .map_err(|damage| (ObjectPlace::Run(run.id, 0).name(self.source.machine(), self.timeline), damage)),
-                Err(ReadError::Damaged { object, damage }) => Err((object, damage)),
-                Err(other) => return Err(other),
+        for run in runs {
+            let pieces = match instead {
+                Some(instead) if instead.run == run.id => instead.pieces.to_vec(),
+                _ => vec![Piece::Run(run)],
             };
-            if let Err((object, damage)) = taken {
-                self.broken = Some(Break { timeline: self.timeline, slot: run.from, object, damage });
+            for piece in &pieces {
+                match piece {
+                    _ if self.broken.is_some() => return Ok(()),
+                    Piece::Run(run) => self.load_run(run).await?,
+                    Piece::Slots(from, to) => self.load_slots(*from, *to, depth).await?,
+                }
             }
+        }
+        Ok(())
+    }
+
+    async fn load_run(&mut self, run: &Run) -> Result<(), ReadError> {
+        let taken = match open_run(&self.source, self.timeline, run, KEPT_PAGE_BYTES / IN_FLIGHT).await {
+            Ok(parts) => self
+                .take_run(run, parts)
+                .map_err(|damage| (ObjectPlace::Run(run.id, 0).name(self.source.machine(), self.timeline), damage)),
+            Err(ReadError::Damaged { object, damage }) => Err((object, damage)),
+            Err(other) => return Err(other),
+        };
+        if let Err((object, damage)) = taken {
+            self.broken = Some(Break { timeline: self.timeline, slot: run.from, object, damage });
+        }
+        Ok(())
+    }
+
+    /// Takes the log objects of slots that are known to be filled.
+    async fn load_slots(&mut self, from: Slot, to: Slot, depth: usize) -> Result<(), ReadError> {
+        let (source, timeline) = (self.source.clone(), self.timeline);
+        let opens = (from.0..=to.0).map(Slot).map(|slot| {
+            let source = source.clone();
+            async move {
+                let name = source.name(timeline, slot);
+                let opened = match source.store().head(&name).await.map_err(|error| ReadError::store(&name, error)) {
+                    Ok(meta) => source.open(timeline, FilledSlot { slot, bytes: meta.bytes }, 0).await,
+                    Err(error) => Err(error),
+                };
+                (slot, opened)
+            }
+        });
+        let mut opened = stream::iter(opens).buffered(IN_FLIGHT);
+        while let Some((slot, view)) = opened.next().await {
+            self.take(slot, damage_apart(view)?, depth).await?;
         }
         Ok(())
     }
@@ -211,7 +265,7 @@ impl TimelineReader {
         let merged = now.as_ref().map_or(&[][..], |manifest| &manifest.runs) != self.merged();
         let early = |broken: &Break| broken.timeline != self.timeline || broken.slot < self.floor();
         if merged || self.broken.as_ref().is_some_and(early) {
-            *self = Self::open_branch(self.source.clone(), self.timeline, 0, self.keeps_log).await?;
+            *self = Self::open_branch(self.source.clone(), self.timeline, 0, self.keeps_log, None).await?;
             return Ok(());
         }
         self.manifest = now;
@@ -299,7 +353,7 @@ impl TimelineReader {
             return Ok(Err(Damage::StrayBranch));
         }
         // A parent's records and states are taken once more, by its child.
-        let parent = Box::pin(Self::open_branch(self.source.clone(), branch.timeline, depth + 1, true)).await?;
+        let parent = Box::pin(Self::open_branch(self.source.clone(), branch.timeline, depth + 1, true, None)).await?;
         if let Some((end, footer)) = parent.merged_end(&branch) {
             if footer != branch.footer {
                 return Ok(Err(Damage::Parent { parent: branch.timeline, slot: branch.slot }));

@@ -9,8 +9,9 @@
 //! A read gives the bytes that were captured, or an error: a frame that does not open, a piece whose digest does not hold,
 //! and an index that points to the wrong place are all errors, never other bytes.
 //!
-//! What a merge replaces stays for a grace; a volume that outlives it finds an object missing, reads the timeline again and
-//! goes on out of what took its place, or says that its position is no longer retained.
+//! What a merge replaces stays for a grace; a volume that outlives it finds an object missing, or one that is damaged and was
+//! made again under another name. It reads the timeline again and goes on out of what took its place, or says that its
+//! position is no longer retained.
 //!
 //! Reads that go on where one before ended are taken for a stream, and the frames in front of it are fetched ahead.
 
@@ -70,7 +71,7 @@ struct Shared {
     info: DiskInfo,
     timeline: TimelineId,
     state: Mutex<Arc<State>>,
-    /// Held while the timeline is read again: once for all reads that met a missing object.
+    /// Held while the timeline is read again: once for all reads that met a damaged object.
     reopening: tokio::sync::Mutex<()>,
     frames: Arc<FrameCache>,
     limits: VolumeLimits,
@@ -166,13 +167,13 @@ impl Volume {
         self.shared.state().windows.map(offset).await
     }
 
-    /// The same; where an object is missing, out of what merging put in its place. Its extents name other objects then than
+    /// The same; where an object is missing or damaged, out of what merging put in its place. Its extents name other objects then than
     /// those of maps from before: not for who fetches frames himself.
     pub async fn map_again(&self, offset: u64) -> Result<Arc<ExtentMap>, ReadError> {
         let state = self.shared.state();
         match state.windows.map(offset).await {
-            Err(missing) if is_missing(&missing) => {
-                self.shared.reopen(&state, missing).await?.windows.map(offset).await
+            Err(damaged) if is_damaged(&damaged) => {
+                self.shared.reopen(&state, damaged).await?.windows.map(offset).await
             }
             made => made,
         }
@@ -220,8 +221,8 @@ impl Volume {
         self.check(&range)?;
         let state = self.shared.state();
         match self.read_from(&state, offset, out).await {
-            Err(missing) if is_missing(&missing) => {
-                let state = self.shared.reopen(&state, missing).await?;
+            Err(damaged) if is_damaged(&damaged) => {
+                let state = self.shared.reopen(&state, damaged).await?;
                 self.read_from(&state, offset, out).await?;
             }
             read => read?,
@@ -267,8 +268,8 @@ impl Volume {
     pub(super) async fn bring_stretch(&self, at: u64, bytes: &AtomicU64) -> Result<Option<u64>, ReadError> {
         let state = self.shared.state();
         match self.bring_from(&state, at, bytes).await {
-            Err(missing) if is_missing(&missing) => {
-                let state = self.shared.reopen(&state, missing).await?;
+            Err(damaged) if is_damaged(&damaged) => {
+                let state = self.shared.reopen(&state, damaged).await?;
                 self.bring_from(&state, at, bytes).await
             }
             brought => brought,
@@ -339,8 +340,9 @@ impl Shared {
         self.state.lock().clone()
     }
 
-    /// Reads the timeline again after `state` met a missing object. Where no merge explains it, that stays the error.
-    async fn reopen(&self, state: &Arc<State>, missing: ReadError) -> Result<Arc<State>, ReadError> {
+    /// Reads the timeline again after `state` met an object that is missing or damaged. Where nothing was merged since, that
+    /// stays the error.
+    async fn reopen(&self, state: &Arc<State>, damaged: ReadError) -> Result<Arc<State>, ReadError> {
         let _once = self.reopening.lock().await;
         let known = self.state();
         if !Arc::ptr_eq(&known, state) {
@@ -350,7 +352,7 @@ impl Shared {
         let source = &target.view.source;
         let manifest = read_manifest(source, self.timeline).await?;
         if manifest.is_none_or(|(manifest, _)| manifest.runs == state.merged) {
-            return Err(missing);
+            return Err(damaged);
         }
         let reader = TimelineReader::open(source.clone(), self.timeline).await?;
         let (_, fresh) = State::at(&reader, target.disk, target.lsn, self.limits)?;
@@ -440,8 +442,8 @@ impl State {
     }
 }
 
-fn is_missing(error: &ReadError) -> bool {
-    matches!(error, ReadError::Damaged { damage: Damage::Missing, .. })
+fn is_damaged(error: &ReadError) -> bool {
+    matches!(error, ReadError::Damaged { .. })
 }
 
 /// Fills what needs no frame, and gathers the rest by segment and frame.

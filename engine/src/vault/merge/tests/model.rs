@@ -21,6 +21,7 @@ enum Step {
     EndSegment,
     Merge { thorough: bool, crash: Option<(u32, bool)> },
     Sweep { crash: Option<(u32, bool)> },
+    Rot { nth: usize, at: usize, crash: Option<(u32, bool)> },
     Wait(i64),
     Ladder(usize),
     Hold(usize),
@@ -43,6 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => Just(Step::EndSegment),
         5 => (any::<bool>(), crash()).prop_map(|(thorough, crash)| Step::Merge { thorough, crash }),
         2 => crash().prop_map(|crash| Step::Sweep { crash }),
+        2 => (any::<usize>(), any::<usize>(), crash()).prop_map(|(nth, at, crash)| Step::Rot { nth, at, crash }),
         1 => (1..GRACE_S * 2).prop_map(Step::Wait),
         1 => (0..4_usize).prop_map(Step::Ladder),
         2 => any::<usize>().prop_map(Step::Hold),
@@ -72,6 +74,7 @@ async fn take(world: &mut World, step: &Step) -> Result<(), String> {
             let _ = merger.sweep(GRACE_S as u64 * 1_000_000).await;
             world.check().await?;
         }
+        Step::Rot { nth, at, crash } => world.rot(nth, at, crash).await?,
         Step::Wait(seconds) => {
             world.clock.fetch_add(seconds, Ordering::SeqCst);
         }

@@ -138,6 +138,34 @@ impl World {
         merger.merge(&reader, &step.job(&plan)).await.map(|_| true)
     }
 
+    /// Damages a part of a run, and has the run made again; where that cannot be, the part is put back as it was.
+    pub(super) async fn rot(&mut self, nth: usize, at: usize, crash: Option<(u32, bool)>) -> Result<(), String> {
+        let merger = self.merger(None);
+        let (manifest, _) = merger.keeper.read(merger.owner.0).await.map_err(|error| error.to_string())?;
+        let parts = manifest.runs.iter().flat_map(|run| (0..run.parts).map(move |part| (run, part)));
+        let Some((run, part)) = parts.clone().nth(nth % parts.count().max(1)) else { return Ok(()) };
+        let name = ObjectPlace::Run(run.id, part).name(self.log.machine, self.log.timeline);
+        let whole = self.log.object(&name).await;
+        let mut bytes = whole.to_vec();
+        bytes[at % whole.len()] ^= 0x20;
+        self.log.store.damage(&name, Some(bytes.into()));
+        if merger.kept_by(run).await.map_err(|error| error.to_string())?.is_none() {
+            // Nobody knows any more what it kept: the ladder says it anew.
+            let marks = self.log.taken.iter().map(|taken| taken.lsn);
+            self.free.extend(marks.filter(|lsn| *lsn > run.first && *lsn <= run.last));
+        }
+        let ladder = self.ladder.clone();
+        if crash.is_some() {
+            let _ = self.merger(crash).renew(run.id, Some(&ladder)).await;
+        }
+        match self.merger(None).renew(run.id, Some(&ladder)).await {
+            Ok(_) => {}
+            Err(MergeError::Unmade { .. }) => self.log.store.damage(&name, Some(whole)),
+            Err(error) => return Err(format!("making a run again failed: {error}")),
+        }
+        self.check().await
+    }
+
     pub(super) async fn pins(&mut self) -> Vec<Pin> {
         let merger = self.merger(None);
         merger.keeper.read(merger.owner.0).await.expect("the store answers").0.pins
