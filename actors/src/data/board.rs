@@ -50,6 +50,7 @@ impl Board {
             merging: MergingReport::default(),
             scrub: ScrubReport::default(),
             scrub_wanted: false,
+            doubted: Vec::new(),
             newest_mark: None,
             idle_confirmed_at: None,
             backlog_bytes: 0,

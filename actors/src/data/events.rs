@@ -82,10 +82,12 @@ pub enum DataEventKind {
         /// Why.
         text: String,
     },
-    /// Damaged objects of the log were put back from copies in the cache.
+    /// Damaged objects of the log are as they were, or others stand in their place.
     ObjectsRepaired {
         /// Their names.
         objects: Vec<String>,
+        /// What was done, in words.
+        how: &'static str,
     },
     /// Segments of the cache were thrown away; the agent sends what they held again.
     SegmentsDiscarded {
@@ -130,8 +132,8 @@ impl DataEvent {
                 (Severity::Warning, "actor_restarted", format!("{kind:?} was started again: {ending}"))
             }
             DataEventKind::AgentRefused { text } => (Severity::Warning, "agent_refused", text.clone()),
-            DataEventKind::ObjectsRepaired { objects } => {
-                let text = format!("damaged objects were put back from the cache: {}", objects.join(", "));
+            DataEventKind::ObjectsRepaired { objects, how } => {
+                let text = format!("damaged objects were {how}: {}", objects.join(", "));
                 (Severity::Warning, "objects_repaired", text)
             }
             DataEventKind::SegmentsDiscarded { count, reason } => {

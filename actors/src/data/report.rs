@@ -171,6 +171,8 @@ pub struct MachineStatus {
     pub scrub: ScrubReport,
     /// Somebody wants all of the log read again now.
     pub scrub_wanted: bool,
+    /// Log objects that somebody found damaged while reading, by name: the scrubber looks at them next.
+    pub doubted: Vec<String>,
     /// The newest committed mark that covers every disk of the machine.
     pub newest_mark: Option<MarkReport>,
     /// When the agent last confirmed that no write came after that mark.

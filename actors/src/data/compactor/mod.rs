@@ -4,7 +4,7 @@
 //! Owns: when it is looked next, and what came of it. Parent: the machine. The work itself is one task at a time in the
 //! [`BackRoom`](super::back_room::BackRoom), for all machines of the process server.
 //! Bounds: [`MergingLimits`]; one merge in memory for the whole process server.
-//! In: [`Retire`]; its own timer. Facts out: the board.
+//! In: [`Retire`]; its own timer; the board (what the scrubber found damaged). Facts out: the board.
 //!
 //! ```text
 //!   adopt the manifest (at the fence) ─► retention known? ─ no ─► wait: nothing is dropped by a guess
@@ -25,23 +25,25 @@
 
 mod look;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use farshore_engine::control::messages::{MergingReport, Severity};
-use farshore_engine::ids::{MachineId, Slot};
+use farshore_engine::ids::{MachineId, RunId, Slot};
+use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::merge::plan::MergePolicy;
-use farshore_engine::vault::merge::{MergeError, MergeLimits, Round, Rules, Sightings};
+use farshore_engine::vault::merge::{MergeError, MergeLimits, Round, Rules, Sightings, Standing};
 use farshore_engine::vault::read::error::ReadError;
 use farshore_engine::vault::retention::Ladder;
 use slog::{Logger, info, warn};
 use tokio::time::Instant;
 
 pub(super) use self::look::MergeTurn;
-use super::IssueCode;
 use super::back_room::Reins;
 use super::ledger::MachineSpec;
+use super::{DataEventKind, IssueCode};
 use crate::supervise::{ActorKind, Life, Retire, Ward, wall_clock};
 
 /// Failures in a row after which it is said. Chosen: a vault that is away for a moment says so itself.
@@ -91,6 +93,7 @@ struct Seen {
     bytes: u64,
     ladder: Ladder,
     doomed: usize,
+    suspects: BTreeSet<(RunId, u32)>,
 }
 
 /// The actor.
@@ -201,6 +204,14 @@ impl Compactor {
             || seen.ladder != *ladder
             || since >= limits.idle
             || (seen.doomed > 0 && since >= limits.grace)
+            || !self.suspects().is_subset(&seen.suspects)
+    }
+
+    /// Parts of runs that the scrubber found damaged.
+    fn suspects(&self) -> BTreeSet<(RunId, u32)> {
+        let own = (self.spec.machine, self.spec.timeline);
+        let part = |object: &str| ObjectName::listed(object).filter(|name| name.owner() == Some(own))?.run();
+        self.spec.board.read(|status| status.scrub.damaged.iter().filter_map(|damaged| part(&damaged.object)).collect())
     }
 
     fn look(&mut self, ladder: Ladder, ctx: &mut Context<Self>) {
@@ -213,9 +224,10 @@ impl Compactor {
             grace_micros: limits.grace.as_micros() as u64,
             thorough: false,
             orphans,
+            suspects: self.suspects(),
         };
         let (slot, bytes) = self.spec.board.read(|status| (status.next_slot, status.uploads.bytes));
-        let seen = Seen { at: Instant::now(), slot, bytes, ladder, doomed: 0 };
+        let seen = Seen { at: Instant::now(), slot, bytes, ladder, doomed: 0, suspects: rules.suspects.clone() };
         let (spec, over, sightings) = (self.spec.clone(), self.reins.held(), self.sightings.clone());
         let looking = self.spec.wiring.back_room.run(move || look::look(spec, over, rules, sightings));
         ctx.spawn(looking.into_actor(self).map(move |round, compactor, ctx| {
@@ -233,28 +245,51 @@ impl Compactor {
         self.failures = 0;
         self.spec.board.clear(IssueCode::MergingFailed);
         self.spec.board.clear(IssueCode::RestartStorm);
-        self.note(&round);
-        self.is_behind(round.standing.live);
+        self.damage(&round);
+        let Some(standing) = &round.standing else { return self.again(ctx) };
+        self.note(&round, standing);
+        self.is_behind(standing.live);
         let swept = round.swept.as_ref();
         if swept.is_some() {
             self.orphans_at = Some(Instant::now());
         }
         // What a sweep left waiting is looked at again when its grace is over, and so is what it doomed.
-        let doomed =
-            swept.map_or(round.standing.doomed, |swept| (swept.waiting + swept.kept) as usize + swept.orphans.len());
-        match round.merged {
-            // The next step may be due at once.
-            Some(_) => {
-                self.seen = None;
-                ctx.notify(Again);
-            }
-            None => self.seen = Some(Seen { doomed, ..seen }),
+        let doomed = swept.map_or(standing.doomed, |swept| (swept.waiting + swept.kept) as usize + swept.orphans.len());
+        match round.merged.is_some() || !round.renewed.is_empty() {
+            true => self.again(ctx),
+            false => self.seen = Some(Seen { doomed, ..seen }),
         }
     }
 
+    /// The next step may be due at once.
+    fn again(&mut self, ctx: &mut Context<Self>) {
+        self.seen = None;
+        ctx.notify(Again);
+    }
+
+    /// Tells of damaged runs: what was made again, and what the scrubber is to look at.
+    fn damage(&self, round: &Round) {
+        let part = |run, part| ObjectName::run_part(self.spec.machine, self.spec.timeline, run, part).to_string();
+        for (old, new) in &round.renewed {
+            warn!(self.log, "a damaged run was made again from what it was merged from"; "run" => %old, "new" => %new.id);
+            let (objects, how) = (vec![part(*old, 0)], "made again from what they were merged from");
+            self.spec.board.tell(DataEventKind::ObjectsRepaired { objects, how });
+        }
+        for (run, why) in &round.unmade {
+            warn!(self.log, "a damaged run stays"; "why" => why);
+            self.doubt((0..run.parts).map(|number| part(run.id, number)));
+        }
+    }
+
+    fn doubt(&self, objects: impl Iterator<Item = String>) {
+        self.spec.board.edit(|status| {
+            let known: BTreeSet<String> = status.doubted.drain(..).chain(objects).collect();
+            status.doubted.extend(known);
+        });
+    }
+
     /// Puts on the board what came of a look.
-    fn note(&self, round: &Round) {
-        let standing = &round.standing;
+    fn note(&self, round: &Round, standing: &Standing) {
         let swept = round.swept.clone().unwrap_or_default();
         if let Some((step, run)) = &round.merged {
             info!(self.log, "segments and runs were merged"; "from" => %step.from, "to" => %step.to,
@@ -307,6 +342,9 @@ impl Compactor {
         self.seen = None;
         if matches!(error, MergeError::Stopped | MergeError::Outdated { .. }) {
             return;
+        }
+        if let MergeError::Read(ReadError::Damaged { object, .. }) = error {
+            self.doubt([object.to_string()].into_iter());
         }
         self.failures += 1;
         let pause = self.limits().tick.saturating_mul(1 << self.failures.min(12)).min(RETRY_MAX);

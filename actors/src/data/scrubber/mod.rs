@@ -5,7 +5,7 @@
 //! Owns: which slice was read last, which objects are suspect. Parent: the machine. The work itself is one task at a time in the
 //! back room, for all machines of the process server.
 //! Bounds: [`ScrubbingLimits`]; one frame and one object to be put back in memory for the whole process server.
-//! In: [`Retire`]; its own timer; the board (`scrub_wanted`). Facts out: the board.
+//! In: [`Retire`]; its own timer; the board (`scrub_wanted`, `doubted`). Facts out: the board.
 //!
 //! ```text
 //!   timer ─► wanted? ─ yes ─► read all
@@ -145,11 +145,12 @@ impl Scrubber {
         if self.at_work || Instant::now() < self.not_before {
             return;
         }
+        let doubted = self.take_doubted();
         let limits = self.limits();
         let today = day(self.spec.machine, wall_clock(), limits.slice_every);
         let suspects = self.suspects.as_ref().is_some_and(|suspects| !suspects.is_empty());
         let pause = SUSPECTS_PAUSE.saturating_mul(1 << self.damaged_looks.min(12)).min(limits.suspects_every);
-        let again = suspects && self.looked_at.elapsed() >= pause;
+        let again = doubted || (suspects && self.looked_at.elapsed() >= pause);
         let of = limits.slices.max(1);
         if self.spec.board.edit(|status| std::mem::take(&mut status.scrub_wanted)) {
             self.scrub(Part::Whole, ctx);
@@ -158,6 +159,18 @@ impl Scrubber {
         } else if again {
             self.scrub(Part::Suspects, ctx);
         }
+    }
+
+    /// Takes what others found damaged among the suspects, once those are known; tells whether there is anything new.
+    fn take_doubted(&mut self) -> bool {
+        let Some(suspects) = &mut self.suspects else { return false };
+        let before = suspects.len();
+        for object in self.spec.board.edit(|status| std::mem::take(&mut status.doubted)) {
+            if !suspects.contains(&object) {
+                suspects.push(object);
+            }
+        }
+        suspects.len() > before
     }
 
     fn scrub(&mut self, part: Part, ctx: &mut Context<Self>) {
@@ -191,7 +204,8 @@ impl Scrubber {
         info!(self.log, "a part of the log was read again"; "part" => ?part, "objects" => done.objects,
             "bytes" => done.bytes, "repaired" => done.repaired.len(), "damaged" => done.damaged.len());
         if !done.repaired.is_empty() {
-            self.spec.board.tell(DataEventKind::ObjectsRepaired { objects: done.repaired.clone() });
+            let (objects, how) = (done.repaired.clone(), "put back from the cache");
+            self.spec.board.tell(DataEventKind::ObjectsRepaired { objects, how });
         }
         let limits = self.limits().clone();
         let named: Vec<_> = done.damaged.iter().take(NAMED_MAX).map(told).collect();
