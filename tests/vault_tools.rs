@@ -176,12 +176,20 @@ fn what_is_damaged_or_gone_is_put_back_from_a_copy_where_it_is_proven() {
     assert!(stdout(&repair(&[])).contains("0 objects put back, 0 stay damaged"));
 
     let last = rig.log.name(rig.log.taken[2].slot);
-    for (name, from_end) in [(rig.log.name(rig.log.taken[1].slot), 900), (last.clone(), 1)] {
-        let mut bytes = fs::read(rig.object(&name)).expect("the object is there");
-        let at = bytes.len() - from_end;
-        bytes[at] ^= 1;
-        fs::write(rig.object(&name), bytes).expect("it is damaged");
-    }
+    let damage = |name: &ObjectName, change: fn(&mut [u8])| {
+        let mut bytes = fs::read(rig.object(name)).expect("the object is there");
+        change(&mut bytes);
+        fs::write(rig.object(name), bytes).expect("it is damaged");
+    };
+    let middle = rig.log.name(rig.log.taken[1].slot);
+    damage(&middle, |bytes| bytes[bytes.len() - 900] ^= 1);
+    damage(&last, |bytes| bytes[bytes.len() - 1] ^= 1);
+    assert!(
+        stdout(&repair(&[])).contains("2 objects put back, 0 stay damaged"),
+        "what is left of the last one proves it"
+    );
+    damage(&middle, |bytes| bytes[bytes.len() - 900] ^= 1);
+    damage(&last, |bytes| bytes.fill(0));
     let gone = [ObjectName::keys(1), ObjectName::about(rig.log.machine, 1), rig.log.name(rig.log.taken[0].slot)];
     gone.iter().for_each(|name| fs::remove_file(rig.object(name)).expect("it was there"));
     let part = repair(&[]);

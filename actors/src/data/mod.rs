@@ -20,6 +20,7 @@
 mod agent_session;
 mod back_room;
 mod board;
+mod cached_copies;
 mod compactor;
 mod compare;
 mod config;

@@ -5,8 +5,10 @@
 //! ```
 //!
 //! Objects are never written anew but here, and here only with the bytes that they had. What they were, others of the log say:
-//! the object's own footer where it still opens, else the footer behind it, or the manifest for the last part of a run. So a
-//! segment that lost the race for its slot, or one of a vault that went another way, is never put there (I2, I3).
+//! the footer behind it, or the manifest for the last part of a run; else its own footer where it still opens. At the end of a
+//! log, where nothing is behind, it is what remains of the footer itself: no two footers are sealed alike, so one that agrees
+//! with the copy's in most of its bytes was that one. So a segment that lost the race for its slot, or one of a vault that went
+//! another way, is never put there (I2, I3).
 //!
 //! Crash story: an object is replaced whole, by one conditional call; before it the damaged one is there, behind it the
 //! sound one.
@@ -223,7 +225,11 @@ pub async fn repair(
                 continue;
             }
             (None, Proof::SoundCopyIsEnough) => {}
-            (None, Proof::Required) => return Ok(Err(RepairError::Unproven)),
+            (None, Proof::Required) if remains_of(source, &name, &bytes, copy.footer.items_end).await? => {}
+            (None, Proof::Required) => {
+                why = RepairError::Unproven;
+                continue;
+            }
         }
         return match replace(source.store(), &name, found.as_ref(), bytes).await {
             Ok(()) => check(source, timeline, place).await,
@@ -272,21 +278,74 @@ async fn wanted(
     timeline: TimelineId,
     place: ObjectPlace,
 ) -> Result<Option<FooterDigest>, ReadError> {
-    if let Ok(view) = opened(source, timeline, LiveObject { place, bytes: None }).await? {
-        return Ok(Some(view.footer.digest));
+    let told = told(source, timeline, place).await?;
+    if let Some(told) = told.as_ref().filter(|told| told.proven) {
+        return Ok(Some(told.digest));
     }
+    let own = opened(source, timeline, LiveObject { place, bytes: None }).await?;
+    Ok(own.ok().map(|view| view.footer.digest).or(told.map(|told| told.digest)))
+}
+
+/// What others say of the object in a place.
+struct Told {
+    /// The digest of its footer.
+    digest: FooterDigest,
+    /// Whether who says so is itself what others say.
+    proven: bool,
+}
+
+async fn told(source: &LogSource, timeline: TimelineId, place: ObjectPlace) -> Result<Option<Told>, ReadError> {
     let manifest = match read_manifest(source, timeline).await {
         Ok(found) => found.map(|(manifest, _)| manifest),
         Err(ReadError::Damaged { .. }) => None,
         Err(other) => return Err(other),
     };
-    let behind = match behind(place, manifest.as_ref()) {
-        Behind::Object(place) => place,
-        Behind::Told(digest) => return Ok(Some(digest)),
+    let open = async |place| opened(source, timeline, LiveObject { place, bytes: None }).await.map(Result::ok);
+    let witness = match behind(place, manifest.as_ref()) {
+        Behind::Object(witness) => witness,
+        Behind::Told(digest) => return Ok(Some(Told { digest, proven: true })),
         Behind::Nothing => return Ok(None),
     };
-    let view = opened(source, timeline, LiveObject { place: behind, bytes: None }).await?;
-    Ok(view.ok().map(|view| view.footer.previous))
+    let Some(view) = open(witness).await? else { return Ok(None) };
+    let proven = match behind(witness, manifest.as_ref()) {
+        Behind::Object(next) => open(next).await?.is_some_and(|next| next.footer.previous == view.footer.digest),
+        Behind::Told(digest) => digest == view.footer.digest,
+        Behind::Nothing => false,
+    };
+    Ok(Some(Told { digest: view.footer.previous, proven }))
+}
+
+/// Whether an object that reads well by itself is another than the one that stood there: what follows it was built on another,
+/// or, at the end of a log, it was built on another than what is there.
+///
+/// # Errors
+/// When the store does not answer.
+pub(in crate::vault) async fn is_exchanged(
+    source: &LogSource,
+    timeline: TimelineId,
+    object: LiveObject,
+) -> Result<bool, ReadError> {
+    let Ok(own) = opened(source, timeline, object).await? else { return Ok(false) };
+    if let Some(told) = told(source, timeline, object.place).await? {
+        return Ok(told.proven && told.digest != own.footer.digest);
+    }
+    let ObjectPlace::Slot(Slot(slot @ 1..)) = object.place else { return Ok(false) };
+    let before = LiveObject { place: ObjectPlace::Slot(Slot(slot - 1)), bytes: None };
+    // Behind the floor it is gone, and nothing is told.
+    let before = opened(source, timeline, before).await?;
+    Ok(before.is_ok_and(|before| before.footer.digest != own.footer.previous))
+}
+
+/// Whether what is left of an object's footer is that of the copy.
+async fn remains_of(source: &LogSource, name: &ObjectName, copy: &Bytes, items_end: u64) -> Result<bool, ReadError> {
+    let found = match source.store().get_range(name, items_end, copy.len() as u64 - items_end + 1).await {
+        Ok(found) => found,
+        Err(error) if matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::Refused) => return Ok(false),
+        Err(error) => return Err(ReadError::Store(error)),
+    };
+    let wanted = &copy[items_end as usize..];
+    let alike = found.iter().zip(wanted).filter(|(found, wanted)| found == wanted).count();
+    Ok(found.len() == wanted.len() && alike * 2 > wanted.len())
 }
 
 /// What names the object in a place.

@@ -4,7 +4,7 @@
 //! needs to remember how far a cycle is. One object is read at a time, at the pace that is allowed.
 //!
 //! ```text
-//!   live objects ─► in the slice, or suspect ─► read whole ─┬ sound
+//!   live objects ─► in the slice, or suspect ─► read whole ─┬ sound, and the one that its neighbours know
 //!                                                           └ damaged ─► repair ─┬ put back
 //!                                                                                └ told, with the points that it touches
 //! ```
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{ObjectName, machine_prefix};
 use super::merge::Pace;
-use super::read::error::ReadError;
+use super::read::error::{Damage, ReadError};
 use super::read::open_vault::parts;
 use super::read::segment_view::{LogSource, ObjectPlace};
 use super::read::verify::{
     BadObjectReport, Findings, LiveObject, ObjectFaults, Place, VerifyReport, check_live, live_objects, share_of,
 };
-use super::repair::{Copies, Proof, RepairError, repair};
+use super::repair::{Copies, Proof, RepairError, is_exchanged, repair};
 use super::store::StoreError;
 use crate::ids::TimelineId;
 
@@ -133,8 +133,11 @@ impl Scrub<'_> {
             }
             self.done.objects += 1;
             self.done.bytes += bytes;
-            let checked = check_live(self.source, timeline, object).await?;
-            let sound = checked.as_ref().is_ok_and(ObjectFaults::is_empty);
+            let mut checked = check_live(self.source, timeline, object).await?;
+            let mut sound = checked.as_ref().is_ok_and(ObjectFaults::is_empty);
+            if sound && is_exchanged(self.source, timeline, object).await? {
+                (checked, sound) = (Err(Damage::Chain), false);
+            }
             // What was merged meanwhile may be gone, and nobody needs it.
             if sound || !is_live(self.source, timeline, object.place).await? {
                 continue;

@@ -3,19 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use bytes::{Bytes, BytesMut};
 use farshore_engine::cache::dir::CacheDir;
-use farshore_engine::cache::file::SegmentFile;
-use farshore_engine::cache::{CacheError, note::Note};
-use farshore_engine::ids::{Slot, TimelineId};
-use farshore_engine::log::SegmentNo;
 use farshore_engine::vault::read::error::ReadError;
-use farshore_engine::vault::read::segment_view::{LogSource, ObjectPlace};
-use farshore_engine::vault::repair::{Copies, Proof};
+use farshore_engine::vault::read::segment_view::LogSource;
+use farshore_engine::vault::repair::Proof;
 use farshore_engine::vault::scrub::{Scrubbed, Slice, scrub as read_again};
 use slog::warn;
 
 use crate::data::back_room::Throttle;
+use crate::data::cached_copies::CachedCopies;
 use crate::data::ledger::MachineSpec;
 
 /// What is to be read.
@@ -38,7 +34,7 @@ pub(super) async fn scrub(spec: MachineSpec, over: Arc<AtomicBool>, work: Work) 
     let source = LogSource::new(config.store.clone(), spec.machine, spec.data_key());
     let bytes_per_second_max = config.limits.scrubbing.bytes_per_second_max;
     let pace = Throttle { over, wiring: spec.wiring.clone(), bytes_per_second_max };
-    let copies = Cached(dir.clone());
+    let copies = CachedCopies::of(&spec);
     let done = read_again(&source, work.slice, &suspects, (&copies, Proof::Required), &pace).await?;
     let names: Vec<String> = done.damaged.iter().map(|damaged| damaged.found.object.clone()).collect();
     if let Some(dir) = dir.filter(|_| !done.cut_off && names != suspects)
@@ -47,31 +43,4 @@ pub(super) async fn scrub(spec: MachineSpec, over: Arc<AtomicBool>, work: Work) 
         warn!(config.log, "damaged objects are not remembered over a restart"; "why" => %error);
     }
     Ok(done)
-}
-
-/// Segments that are committed and still lie in the cache.
-struct Cached(Option<CacheDir>);
-
-#[async_trait::async_trait]
-impl Copies for Cached {
-    async fn copies_of(&self, timeline: TimelineId, place: ObjectPlace) -> Result<Vec<Bytes>, String> {
-        let (Some(dir), ObjectPlace::Slot(slot)) = (&self.0, place) else { return Ok(Vec::new()) };
-        if dir.timeline() != timeline {
-            return Ok(Vec::new());
-        }
-        let segments = dir.segments().map_err(|error| error.to_string())?;
-        // One that is thrown out meanwhile, or is damaged itself, is no copy.
-        Ok(segments.into_iter().filter_map(|segment| object_of(dir, segment, slot).ok().flatten()).collect())
-    }
-}
-
-/// The object as it was sent, where the segment was sealed for this slot.
-fn object_of(dir: &CacheDir, segment: SegmentNo, slot: Slot) -> Result<Option<Bytes>, CacheError> {
-    let file = SegmentFile::open(dir, segment)?;
-    let Some(note) = file.note()?.filter(|note: &Note| note.place.slot == slot) else { return Ok(None) };
-    let (items, footer) = (file.read_items(note.items_end)?, file.read_footer(&note)?);
-    let mut object = BytesMut::with_capacity(items.len() + footer.len());
-    object.extend_from_slice(&items);
-    object.extend_from_slice(&footer);
-    Ok(Some(object.freeze()))
 }

@@ -8,16 +8,19 @@ use farshore_engine::log::Owner;
 use farshore_engine::log::committer::Found;
 use farshore_engine::vault::layout::ObjectName;
 use farshore_engine::vault::read::error::{Damage, ReadError};
-use farshore_engine::vault::read::segment_view::{LogSource, SegmentView};
+use farshore_engine::vault::read::segment_view::{LogSource, ObjectPlace, SegmentView};
 use farshore_engine::vault::read::slots::FilledSlot;
 use farshore_engine::vault::read::tail::{Tail, find_merged_tail};
+use farshore_engine::vault::repair::{Proof, repair};
 use farshore_engine::vault::segment::{Control, ObjectKind};
 use farshore_engine::vault::store::{StoreError, StoreErrorKind};
 use tokio::time::timeout;
 
-use super::super::ledger::MachineSpec;
 use super::work::WorkError;
 use super::{IssueCode, VAULT_REMEDY};
+use crate::data::DataEventKind;
+use crate::data::cached_copies::CachedCopies;
+use crate::data::ledger::MachineSpec;
 
 impl MachineSpec {
     pub(in crate::data) fn slot_name(&self, slot: Slot) -> ObjectName {
@@ -51,11 +54,29 @@ impl MachineSpec {
     }
 }
 
-/// The log's end.
+/// The log's end. Where its last object is damaged, and lies in the cache as it was written, it is put back first.
 pub(in crate::data) async fn read_tail(spec: MachineSpec) -> Result<Tail, WorkError> {
     let (key, store) = (spec.data_key(), &*spec.wiring.config.store);
-    let reading = find_merged_tail(store, spec.machine, spec.timeline, &key);
-    spec.store_call("reading the log's tail", async { reading.await.map_err(WorkError::from) }).await
+    let read = || spec.store_call("reading the log's tail", find_merged_tail(store, spec.machine, spec.timeline, &key));
+    let failed = match read().await {
+        Ok(tail) => return Ok(tail),
+        Err(error) => error,
+    };
+    let damaged = match &failed {
+        ReadError::Damaged { damage: Damage::Missing, .. } => None,
+        ReadError::Damaged { object, .. } => object.number().map(Slot).filter(|slot| spec.slot_name(*slot) == *object),
+        _ => None,
+    };
+    let Some(slot) = damaged else { return Err(failed.into()) };
+    let (place, copies) = (ObjectPlace::Slot(slot), CachedCopies::of(&spec));
+    let source = LogSource::new(spec.wiring.config.store.clone(), spec.machine, key.clone());
+    let repairing = repair(&source, spec.timeline, place, &copies, Proof::Required);
+    if spec.store_call("putting back the log's last object", repairing).await?.is_err() {
+        return Err(failed.into());
+    }
+    let (objects, how) = (vec![spec.slot_name(slot).to_string()], "put back from the cache");
+    spec.board.tell(DataEventKind::ObjectsRepaired { objects, how });
+    Ok(read().await?)
 }
 
 /// Opens what fills a slot; `None` where nothing does.

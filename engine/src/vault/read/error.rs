@@ -133,7 +133,7 @@ impl From<OpenError> for Damage {
 pub enum ReadError {
     /// The store does not answer, or refuses: nothing is said about the object.
     #[error(transparent)]
-    Store(StoreError),
+    Store(#[from] StoreError),
     /// The object is not what was written.
     #[error("{object}: {damage}")]
     Damaged {

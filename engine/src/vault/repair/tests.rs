@@ -41,13 +41,14 @@ async fn what_is_damaged_anywhere_in_a_log_is_put_back_byte_for_byte() {
     for slot in 0..4 {
         let name = log.name(Slot(slot));
         let sound = log.object(&name).await;
-        let damages =
-            [None, Some(flipped(&sound, sound.len() / 3)), Some(flipped(&sound, sound.len() - 40)), Some(Bytes::new())];
+        let third = flipped(&sound, sound.len() / 3);
+        let cut = sound.slice(..sound.len() - 1);
+        let zeroed = Bytes::from(vec![0; sound.len()]);
+        let damages = [Some(third), Some(flipped(&sound, sound.len() - 40)), None, Some(cut), Some(zeroed)];
         for (kind, damage) in damages.into_iter().enumerate() {
             log.store.damage(&name, damage);
             let done = mended(&log, slot, &copies, Proof::Required).await;
-            let footer_stands = kind == 1 && slot > 0;
-            if slot == 3 && !footer_stands {
+            if slot == 3 && kind >= 2 {
                 assert_eq!(done, Err(RepairError::Unproven), "nothing follows the last object");
                 assert_eq!(mended(&log, slot, &copies, Proof::SoundCopyIsEnough).await, Ok(()));
             } else {
@@ -56,6 +57,30 @@ async fn what_is_damaged_anywhere_in_a_log_is_put_back_byte_for_byte() {
             assert_eq!(log.object(&name).await, sound);
         }
     }
+}
+
+// I2
+#[tokio::test]
+async fn at_a_logs_end_only_the_object_whose_footer_is_still_there_in_most_of_its_bytes_is_put_back() {
+    let (log, copies) = log_and_copy().await;
+    // Another segment lost the race for the slot; it is sound, and follows the same object.
+    let mut rival = TestLog::new(&[DISK_BYTES]).await;
+    for n in 1..4 {
+        if n == 3 {
+            rival.chance = Seeded::new(9);
+        }
+        rival.write(0, 0, &[n; 4096]);
+        rival.mark();
+        rival.end_segment().await;
+    }
+    assert_eq!(rival.object(&log.name(Slot(2))).await, log.object(&log.name(Slot(2))).await);
+    let elsewhere = StoreCopies { source: rival.source() };
+    let name = log.name(Slot(3));
+    let sound = log.object(&name).await;
+    log.store.damage(&name, Some(flipped(&sound, sound.len() - 40)));
+    assert_eq!(mended(&log, 3, &elsewhere, Proof::Required).await, Err(RepairError::Unproven));
+    assert_eq!(mended(&log, 3, &copies, Proof::Required).await, Ok(()));
+    assert_eq!(log.object(&name).await, sound);
 }
 
 #[tokio::test]
