@@ -179,3 +179,27 @@ async fn a_damaged_run_is_made_again_from_what_it_was_merged_from() {
     rig.check_points(1, &agent).await;
     assert!(one.plane.stop().await);
 }
+
+#[actix::test]
+async fn what_an_owner_before_found_damaged_is_looked_at_first() {
+    let store = Arc::new(MemoryStore::new());
+    let mut rig = Rig::with_store(store.clone());
+    rig.limits.scrubbing.tick = Duration::from_millis(20);
+    // Its slice will not come soon.
+    rig.limits.scrubbing.slices = 1 << 20;
+    let one = rig.server("one").await;
+    one.assign(1, 1).await.unwrap();
+    let agent = rig.agent(&one, 1, &[256 << 10]);
+    agent.load(|agent| agent.committed() > Lsn(200)).await;
+    assert!(one.plane.stop().await);
+    let name = ObjectName::log(machine(1), TIMELINE, Slot(2));
+    let (whole, _) = store.get(&name).await.expect("there");
+    store.damage(&name, with_another_last_byte(&whole));
+    let two = rig.server("two").await;
+    let doubted = vec![name.to_string(), "no such thing".into()];
+    two.assign_doubting(1, 2, WriterId([2; 16]), doubted).await.unwrap();
+    until("the damage is told", async || damaged_objects(&two.status(1).await.unwrap()).is_some()).await;
+    store.damage(&name, Some(whole));
+    until("it is put right", async || damaged_objects(&two.status(1).await.unwrap()).is_none()).await;
+    assert!(two.plane.stop().await);
+}

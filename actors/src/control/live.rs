@@ -21,6 +21,8 @@ pub struct Live {
     pub servers: BTreeMap<ProcessServerId, ServerLive>,
     /// Machines whose agents were heard of since the start.
     pub machines: BTreeMap<MachineId, MachineLive>,
+    /// Objects of machines' logs that their owners found damaged, whoever has the log now: the next owner looks at them first.
+    pub doubted: BTreeMap<MachineId, Vec<String>>,
 }
 
 /// A process server now.
@@ -64,6 +66,21 @@ impl Live {
     /// What process servers said last.
     pub fn heartbeats(&self) -> impl Iterator<Item = &Heartbeat> {
         self.servers.values().filter_map(|server| server.heartbeat.as_ref()).map(|(_, said)| said)
+    }
+
+    /// Takes what a process server says, at `now`.
+    pub fn heard(&mut self, server: ProcessServerId, now: Timestamp, mut said: Heartbeat) {
+        said.machines.sort_unstable_by_key(|report| report.machine);
+        for report in &said.machines {
+            // An owner that has read nothing yet knows nothing.
+            let Some(scrub) = report.scrub.as_ref().filter(|scrub| scrub.ended_at.is_some()) else { continue };
+            let damaged: Vec<String> = scrub.damaged.iter().map(|damaged| damaged.object.clone()).collect();
+            match damaged.is_empty() {
+                true => drop(self.doubted.remove(&report.machine)),
+                false => drop(self.doubted.insert(report.machine, damaged)),
+            }
+        }
+        self.servers.entry(server).or_default().heartbeat = Some((now, said));
     }
 
     /// How a process server is to be reached.

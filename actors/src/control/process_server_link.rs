@@ -198,8 +198,7 @@ impl ProcessServerLink {
             plan.into_iter().for_each(|remedy| self.carry_out(remedy, ctx));
         }
         let now = wall_clock();
-        heartbeat.machines.sort_unstable_by_key(|report| report.machine);
-        self.room.with_live(|live| live.servers.entry(self.server).or_default().heartbeat = Some((now, heartbeat)));
+        self.room.with_live(|live| live.heard(self.server, now, heartbeat));
         if !events.is_empty() {
             let tell = async move {
                 let Ok(orchestrator) = room.orchestrator().await else { return };
@@ -250,6 +249,7 @@ async fn perform(room: &Arc<ControlRoom>, server: ProcessServerId, remedy: Remed
                 data_key,
                 // The heartbeat that follows is answered with what it should be.
                 packing: None,
+                doubted: Vec::new(),
             })
         }
         Remedy::Release { machine, epoch } => {

@@ -203,9 +203,19 @@ impl Server {
     }
 
     pub async fn assign_as(&self, n: u8, epoch: u64, writer: WriterId) -> Result<CommandResult, Refusal> {
-        let data_key = WireKey::new(*key(n).as_bytes());
-        let assign =
-            Assign { machine: machine(n), timeline: TIMELINE, epoch: Epoch(epoch), writer, data_key, packing: None };
+        self.assign_doubting(n, epoch, writer, Vec::new()).await
+    }
+
+    /// With objects that an owner before found damaged.
+    pub async fn assign_doubting(
+        &self,
+        n: u8,
+        epoch: u64,
+        writer: WriterId,
+        doubted: Vec<String>,
+    ) -> Result<CommandResult, Refusal> {
+        let (machine, epoch, data_key) = (machine(n), Epoch(epoch), WireKey::new(*key(n).as_bytes()));
+        let assign = Assign { machine, timeline: TIMELINE, epoch, writer, data_key, packing: None, doubted };
         self.plane.execute(Command::Assign(assign)).await
     }
 

@@ -120,7 +120,9 @@ async fn adopt(room: &ControlRoom, job: &JobRecord) -> Result<StepOutcome, Fault
     let Some(assignment) = assignment else { return Ok(StepOutcome::next(JobStep::Assign, "nothing is assigned")) };
     let AssignmentRecord { process_server, epoch, writer, .. } = assignment;
     let data_key = room.vault.data_key(machine).await?;
-    let command = Command::Assign(Assign { machine, timeline, epoch, writer, data_key, packing: Some(packing) });
+    let doubted = room.live().doubted.get(&machine).cloned().unwrap_or_default();
+    let packing = Some(packing);
+    let command = Command::Assign(Assign { machine, timeline, epoch, writer, data_key, packing, doubted });
     match room.execute(process_server, command, room.policy.adopt_within).await {
         Ok(CommandResult::AssignStale { highest }) => {
             // The log knows a higher epoch than the ledger: the ledger came from an older export, or a rival was there.

@@ -250,6 +250,8 @@ struct Inner {
     never_answers_assign: bool,
     highest: Option<Epoch>,
     events: Vec<MemberEvent>,
+    /// What its scrubs found damaged.
+    damaged: Vec<String>,
 }
 
 impl FakePort {
@@ -295,7 +297,7 @@ impl DataPort for FakePort {
             cache: CacheReport { used_bytes: 1, bytes_max: 100, backlog_bytes: 1, disk_free_bytes: 100 },
             vault_reachable: true,
             store: StoreCounts::default(),
-            machines: inner.owned.iter().map(report).collect(),
+            machines: inner.owned.iter().map(|owned| report(owned, &inner.damaged)).collect(),
             serving: inner.serving.clone(),
             near: vec![],
             events: vec![],
@@ -307,7 +309,15 @@ impl DataPort for FakePort {
     }
 }
 
-fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> MachineReport {
+fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState)), damaged: &[String]) -> MachineReport {
+    let damaged = damaged.iter().map(|object| DamagedObject {
+        object: object.clone(),
+        problem: "it is missing".into(),
+        stays: "there is no copy of it".into(),
+        touched_points: 1,
+        newest_touched: None,
+    });
+    let scrub = ScrubReport { ended_at: Some(wall_clock()), damaged: damaged.collect(), ..ScrubReport::default() };
     MachineReport {
         machine: *machine,
         epoch: *epoch,
@@ -318,7 +328,7 @@ fn report((machine, (epoch, state)): (&MachineId, &(Epoch, MachineState))) -> Ma
         packing: None,
         retention: None,
         merging: None,
-        scrub: None,
+        scrub: Some(scrub),
         newest_mark: Some(MarkReport { mark: MarkId([3; 16]), lsn: Lsn(7), captured_at: wall_clock() }),
         idle_confirmed_at: None,
         backlog_bytes: 0,
@@ -334,7 +344,7 @@ fn answer(inner: &mut Inner, command: Command) -> Result<CommandResult, Refusal>
     match command {
         Command::SetPacking { .. } | Command::SetRetention { .. } | Command::Scrub { .. } => Ok(CommandResult::Done),
         Command::Assign(assign) => {
-            inner.heard.push(format!("assign {}", assign.epoch));
+            inner.heard.push(format!("assign {} doubting {:?}", assign.epoch, assign.doubted));
             if inner.refuses_assign {
                 return Err(Refusal::new(RefusalCode::VaultUnavailable, "no vault", "wait"));
             }

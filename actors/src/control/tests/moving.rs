@@ -49,6 +49,30 @@ async fn a_move_releases_the_source_and_redirects_the_agent() {
 }
 
 #[actix::test]
+async fn what_one_owner_found_damaged_the_next_looks_at_first_even_where_the_first_is_dead() {
+    let installation = Installation::start().await;
+    let mut one = installation.join("ps-1").await;
+    let machine = installation.enrol("m").await;
+    installation.epoch_of(machine.id, one.id).await;
+    let two = installation.join("ps-22").await;
+    one.port.set(|inner| inner.damaged.push("log/7".into()));
+    let plane = installation.plane();
+    until("the damage is known", || {
+        let report = plane.machine(machine.id).expect("known").at_owner?;
+        (!report.scrub?.damaged.is_empty()).then_some(())
+    })
+    .await;
+    one.link = None;
+    until("the source is away", || {
+        (plane.process_server(one.id).expect("known").reach == crate::control::live::Reach::Away).then_some(())
+    })
+    .await;
+    let begun = plane.begin_move(&operator(), machine.id, two.id).await.expect("begun");
+    installation.over(begun.job.id).await;
+    assert_eq!(two.port.heard("assign 2 doubting [\"log/7\"]"), 1);
+}
+
+#[actix::test]
 async fn a_move_from_a_dead_source_skips_the_release() {
     let installation = Installation::start().await;
     let mut one = installation.join("ps-1").await;

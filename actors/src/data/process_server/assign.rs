@@ -47,6 +47,7 @@ impl ProcessServer {
         let here = (&self.spec.wiring, &*self.spec.ledger);
         let spec = MachineSpec::new(here, machine, assign.timeline, owner, Some(&key));
         pack(&spec);
+        spec.board.edit(|status| status.doubted.clone_from(&assign.doubted));
         info!(self.log, "a machine is assigned"; "machine" => %machine, "owner" => %owner);
         self.spec.ledger.put(spec.clone());
         Warden::admit(self, machine, spec, ctx);

@@ -161,6 +161,7 @@ mod tests {
                 writer: crate::ids::WriterId([4; 16]),
                 data_key: WireKey::new([5; 32]),
                 packing: Some("zstd:9".parse().expect("a codec")),
+                doubted: vec!["machines/01/02/log/0000000000000003".into()],
             }),
         });
         let body = encode(&said).expect("encodes");

@@ -50,6 +50,9 @@ pub struct Assign {
     /// With what its frames are packed; as it was where nothing is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packing: Option<Packing>,
+    /// Objects of its log that an owner before found damaged, by name: they are looked at first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubted: Vec<String>,
 }
 
 /// What a process server is told to do.
