@@ -5,13 +5,18 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 
-use farshore_engine::ids::DiskNo;
+use farshore_engine::ids::{DiskNo, Slot, Timestamp};
 use farshore_engine::nbd::{ClientOptions, NbdClient};
 use farshore_engine::vault::keys::print_key_file;
 use farshore_engine::vault::layout::ObjectName;
-use farshore_engine::vault::read::test_log::{PASSPHRASE, TestLog};
+use farshore_engine::vault::manifest_keeper::ManifestKeeper;
+use farshore_engine::vault::merge::{FullSpeed, MergeJob, MergeLimits, Merger};
+use farshore_engine::vault::read::test_log::{PASSPHRASE, Seeded, TestLog};
+use farshore_engine::vault::read::timeline::TimelineReader;
 use farshore_engine::vault::store::ObjectStore;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 const MACHINE: &str = "web server / 1";
@@ -38,14 +43,29 @@ impl Rig {
             let file = dir.path().join("key");
             fs::write(&file, print_key_file(&key).as_bytes()).expect("the key is written");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its mode is set");
-            for line in log.store.list("", None, 1000).await.expect("it lists") {
-                let path = dir.path().join("vault").join(line.name.as_str());
-                fs::create_dir_all(path.parent().expect("objects lie in folders")).expect("a folder");
-                fs::write(path, log.object(&line.name).await).expect("an object");
-            }
+            put_objects(&log, &dir.path().join("vault")).await;
             log
         });
         Self { dir, log }
+    }
+
+    /// Merges all but the last segment; gives the name of the run's only part.
+    fn merge(&self) -> ObjectName {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let log = &self.log;
+        runtime.block_on(async {
+            let chance = Arc::new(Mutex::new(Seeded::new(3)));
+            let keeper = ManifestKeeper::new(log.store.clone(), log.machine, log.timeline, log.key.clone(), chance);
+            let (owner, limits, pace) = ((log.epoch, log.writer), MergeLimits::default(), Arc::new(FullSpeed));
+            let now = Arc::new(|| Timestamp(1_000_000_000));
+            let merger = Merger::new(log.source(), log.timeline, keeper, owner, limits, pace, now);
+            let reader = TimelineReader::open_with_log(log.source(), log.timeline).await.expect("it reads");
+            let retained = log.taken.iter().map(|taken| taken.lsn).collect();
+            let job = MergeJob { from: Slot(0), to: log.taken[1].slot, replaces: vec![], retained };
+            let run = merger.merge(&reader, &job).await.expect("it merges");
+            put_objects(log, &self.path("vault")).await;
+            ObjectName::run_part(log.machine, log.timeline, run.id, 0)
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -71,6 +91,15 @@ impl Rig {
 
     fn restored(&self, to: &str, disk: u16) -> Vec<u8> {
         fs::read(self.path(to).join(format!("disk_{disk}.raw"))).expect("the disk is there")
+    }
+}
+
+/// Writes a log's objects into a folder.
+async fn put_objects(log: &TestLog, vault: &Path) {
+    for line in log.store.list("", None, 1000).await.expect("it lists") {
+        let path = vault.join(line.name.as_str());
+        fs::create_dir_all(path.parent().expect("objects lie in folders")).expect("a folder");
+        fs::write(path, log.object(&line.name).await).expect("an object");
     }
 }
 
@@ -173,7 +202,7 @@ fn what_is_damaged_or_gone_is_put_back_from_a_copy_where_it_is_proven() {
     assert!(copied.is_ok_and(|status| status.success()));
     let from = rig.path("copy");
     let repair = |more: &[&str]| rig.run("repair", &[&["--from", from.to_str().expect("a plain path")], more].concat());
-    assert!(stdout(&repair(&[])).contains("0 objects put back, 0 stay damaged"));
+    assert!(stdout(&repair(&[])).contains("0 objects put back or made again, 0 stay damaged"));
 
     let last = rig.log.name(rig.log.taken[2].slot);
     let damage = |name: &ObjectName, change: fn(&mut [u8])| {
@@ -185,7 +214,7 @@ fn what_is_damaged_or_gone_is_put_back_from_a_copy_where_it_is_proven() {
     damage(&middle, |bytes| bytes[bytes.len() - 900] ^= 1);
     damage(&last, |bytes| bytes[bytes.len() - 1] ^= 1);
     assert!(
-        stdout(&repair(&[])).contains("2 objects put back, 0 stay damaged"),
+        stdout(&repair(&[])).contains("2 objects put back or made again, 0 stay damaged"),
         "what is left of the last one proves it"
     );
     damage(&middle, |bytes| bytes[bytes.len() - 900] ^= 1);
@@ -195,9 +224,12 @@ fn what_is_damaged_or_gone_is_put_back_from_a_copy_where_it_is_proven() {
     let part = repair(&[]);
     let said = String::from_utf8_lossy(&part.stdout).into_owned();
     assert_eq!(part.status.code(), Some(1), "{said}");
-    assert!(said.contains("4 objects put back, 1 stay damaged") && said.contains("nothing proves"), "{said}");
+    assert!(
+        said.contains("4 objects put back or made again, 1 stay damaged") && said.contains("nothing proves"),
+        "{said}"
+    );
     assert!(said.contains(&format!("BAD {last}")), "{said}");
-    assert!(stdout(&repair(&["--accept-unproven"])).contains("1 objects put back, 0 stay damaged"));
+    assert!(stdout(&repair(&["--accept-unproven"])).contains("1 objects put back or made again, 0 stay damaged"));
     assert!(stdout(&rig.run("verify", &[])).contains("everything is what was written"));
     let differs = Command::new("diff")
         .args(["-r", "-x", ".staging"])
@@ -206,6 +238,23 @@ fn what_is_damaged_or_gone_is_put_back_from_a_copy_where_it_is_proven() {
         .output()
         .expect("diff runs");
     assert!(differs.status.success(), "{}", String::from_utf8_lossy(&differs.stdout));
+}
+
+#[test]
+fn a_damaged_run_is_made_again_while_what_it_was_merged_from_is_there() {
+    let rig = Rig::new();
+    let run = rig.merge();
+    let mut bytes = fs::read(rig.object(&run)).expect("the run is there");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(rig.object(&run), bytes).expect("it is damaged");
+    assert_eq!(rig.run("verify", &[]).status.code(), Some(1));
+    let text = stdout(&rig.run("repair", &[]));
+    assert!(text.contains(&format!("made again {run}")) && text.contains("0 stay damaged"), "{text}");
+    assert!(stdout(&rig.run("verify", &[])).contains("everything is what was written"));
+    let target = rig.path("out");
+    stdout(&rig.run("restore", &["--machine", MACHINE, "--to", target.to_str().expect("a plain path")]));
+    assert!(rig.restored("out", 0) == rig.log.taken[2].disks[&DiskNo(0)]);
 }
 
 #[test]
