@@ -248,7 +248,9 @@ fn a_damaged_run_is_made_again_while_what_it_was_merged_from_is_there() {
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     fs::write(rig.object(&run), bytes).expect("it is damaged");
-    assert_eq!(rig.run("verify", &[]).status.code(), Some(1));
+    let damaged = rig.run("verify", &[]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&damaged.stdout).contains("repair: its process server, or `vault repair`"));
     let text = stdout(&rig.run("repair", &[]));
     assert!(text.contains(&format!("made again {run}")) && text.contains("0 stay damaged"), "{text}");
     assert!(stdout(&rig.run("verify", &[])).contains("everything is what was written"));

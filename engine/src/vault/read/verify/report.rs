@@ -38,6 +38,8 @@ pub struct BadObjectReport {
     pub lost_from: BTreeMap<TimelineId, Lsn>,
     /// The points that are touched.
     pub points: Vec<TouchedPoint>,
+    /// How an object of its kind is put right, in words.
+    pub remedy: String,
 }
 
 /// A timeline that was read.
@@ -100,11 +102,30 @@ impl VerifyReport {
     /// The entry of an object, made where it is not there.
     pub(super) fn bad(&mut self, object: &str) -> &mut BadObjectReport {
         let at = self.bad.iter().position(|bad| bad.object == object).unwrap_or_else(|| {
-            let (object, problems, points) = (object.to_owned(), Vec::new(), Vec::new());
-            self.bad.push(BadObjectReport { object, problems, lost_from: BTreeMap::new(), points });
+            let (object, remedy) = (object.to_owned(), remedy(object).to_owned());
+            let (problems, lost_from, points) = (Vec::new(), BTreeMap::new(), Vec::new());
+            self.bad.push(BadObjectReport { object, problems, lost_from, points, remedy });
             self.bad.len() - 1
         });
         &mut self.bad[at]
+    }
+}
+
+/// How an object with this name is put right.
+fn remedy(object: &str) -> &'static str {
+    match object.split('/').collect::<Vec<_>>()[..] {
+        ["machines", _, _, "log", _] => {
+            "its process server puts it back while it lies in the cache; else `vault repair --from COPY` does; without a copy, \
+             `ctl resync` reads the machine's disks again"
+        }
+        ["machines", _, _, "runs", ..] => {
+            "its process server, or `vault repair` without one, makes the run again while what it was merged from waits to be \
+             deleted; else `vault repair --from COPY` puts it back; without a copy, `ctl resync` reads the machine's disks again"
+        }
+        ["machines", _, _, "manifest"] => {
+            "restore the newest version that the store has kept: an older one is not enough"
+        }
+        _ => "`vault repair --from COPY` puts it back",
     }
 }
 
@@ -144,6 +165,7 @@ impl fmt::Display for BadObjectReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "BAD {}", self.object)?;
         self.problems.iter().try_for_each(|problem| writeln!(f, "    {problem}"))?;
+        writeln!(f, "    repair: {}", self.remedy)?;
         for (timeline, lsn) in &self.lost_from {
             writeln!(f, "    timeline {timeline}: nothing after LSN {lsn} can be read")?;
         }
