@@ -31,8 +31,8 @@ const REGION_BLOCKS: usize = (REGION_BYTES / super::source::BLOCK_BYTES) as usiz
 pub(super) struct Copy {
     pub(super) disks: Vec<(Vec<Value>, crate::capture::activity_layout::DiskIdentity)>,
     pub(super) media: Vec<Vec<u8>>,
-    /// Lives that the log had begun with by then.
-    pub(super) opened: u64,
+    /// Lives whose beginning was committed by then.
+    pub(super) begun: u64,
 }
 
 /// Which regions an activity log holds as hot; `None` where nobody would believe it.
@@ -53,8 +53,8 @@ pub(super) struct Machine {
     pub(super) committed: Lsn,
     pub(super) agent: Option<Agent>,
     pub(super) lives: u64,
-    /// Lives that began in the log.
-    pub(super) opened: u64,
+    /// Lives whose beginning is committed.
+    pub(super) begun: u64,
     /// Somebody else changed this disk, and no life has found out yet.
     pub(super) changed_behind: Vec<bool>,
     pub(super) copy: Option<Copy>,
@@ -92,7 +92,7 @@ impl Machine {
             committed: Lsn::ZERO,
             agent: None,
             lives: 0,
-            opened: 0,
+            begun: 0,
             changed_behind: vec![false; DISKS],
             copy: None,
             rolled_back: false,

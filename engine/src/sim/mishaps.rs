@@ -149,11 +149,11 @@ impl World {
         if (fault.aim / 101).is_multiple_of(2) { medium.plant(Vec::new()) } else { medium.flip(&mut self.ctx.chance) }
     }
 
-    /// The whole machine goes back to a copy of it, or a copy is taken. Only beyond a life that the log knows: within one
-    /// the copy's reservation still covers what was written since (see `LSN_RESERVE`).
+    /// The whole machine goes back to a copy of it, or a copy is taken. Only beyond a life whose beginning is committed: within
+    /// one the copy's reservation still covers what was written since (see `LSN_RESERVE`).
     fn roll_back(&mut self, machine: usize) {
         let entry = &mut self.machines[machine];
-        match entry.copy.take().filter(|copy| copy.opened + 1 < entry.opened) {
+        match entry.copy.take().filter(|copy| copy.begun + 1 < entry.begun) {
             Some(copy) => {
                 self.ctx.seen(Seen::RolledBack);
                 self.ctx.say(format!("machine {machine}"), "goes back to a copy of it");
@@ -203,7 +203,7 @@ impl Machine {
     /// A copy of the machine as it is.
     fn copied(&self) -> Copy {
         let disks = self.disks.iter().map(|disk| (disk.live.clone(), disk.identity)).collect();
-        Copy { disks, media: self.media().map(super::medium::ModelMedium::bytes).collect(), opened: self.opened }
+        Copy { disks, media: self.media().map(super::medium::ModelMedium::bytes).collect(), begun: self.begun }
     }
 
     fn restore(&mut self, copy: &Copy) {

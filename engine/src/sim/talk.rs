@@ -121,6 +121,7 @@ impl Machine {
                 }
                 AgentEvent::Committed(lsn) => self.told_committed(lsn, ctx),
                 AgentEvent::BeginningCommitted => {
+                    self.begun += 1;
                     // A lineage that is longer than it need be does no harm.
                     let _ = self.remember(|state| {
                         state.confirmed = true;
@@ -197,7 +198,6 @@ impl Machine {
         let (batch, _) = agent.splitter.open(opening, ctx.now);
         agent.end.open_with(batch);
         ctx.seen(Seen::LifeOpened);
-        self.opened += 1;
         true
     }
 
