@@ -9,6 +9,7 @@ mod cluster;
 #[allow(dead_code, reason = "this test uses its part")]
 mod rig;
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -190,6 +191,16 @@ fn an_operator_protects_a_machine_and_tests_a_failover_in_the_browser() {
             Some("cleaned up") => {
                 assert!(!served.is_empty(), "something was served before");
                 served.iter().for_each(|(name, uri)| assert!(!can_be_read(uri), "{name} is still served at {uri}"));
+            }
+            Some("images") => {
+                let directory = need["images"].as_str().expect("the page names the directory");
+                let files = fs::read_dir(directory).expect("it is there").map(|file| file.expect("it lists").path());
+                let images: Vec<_> = files.filter(|file| file.extension().is_some_and(|end| end == "qcow2")).collect();
+                assert_eq!(images.len(), machine.disks.len(), "{directory}");
+                for image in images {
+                    let checked = Command::new("qemu-img").arg("check").arg(&image).output().expect("qemu-img runs");
+                    assert!(checked.status.success(), "{}: {checked:?}", image.display());
+                }
             }
             Some("server stops") => up.signal("STOP"),
             Some("server goes on") => up.signal("CONT"),

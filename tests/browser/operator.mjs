@@ -28,6 +28,7 @@ await rpoRisesAndFalls();
 await nothingMoves();
 await testFailover();
 await takeAPoint();
+await restoreToImages();
 await pauseAndResume();
 await theServerIsNotHeard();
 await signOut();
@@ -262,6 +263,20 @@ async function takeAPoint() {
     return said;
   });
   await look(page, 'machine-point');
+}
+
+async function restoreToImages() {
+  await button('Restore to images').click();
+  await page.getByLabel('Format').selectOption('qcow2');
+  await look(page, 'restore');
+  await dialogButton('Restore').click();
+  await page.getByText('The restore has begun').waitFor();
+  await place('Jobs');
+  const job = page.locator('.item').filter({ hasText: 'Restore to images' }).filter({ hasText: 'Done' });
+  await job.waitFor();
+  await need('images', { images: await job.locator('.item-text').textContent() });
+  await place('Machines');
+  await page.getByRole('link', { name: machine }).click();
 }
 
 /** What is paused says so, and goes on when it is told to. */

@@ -163,6 +163,12 @@ fn merging<'a, I: Owned<'a>>(text: &mut Text, owned: &impl Fn() -> I) {
         "Objects that nothing needed any more and that were deleted.",
         deleted,
     );
+    let renewed = merging().map(|(labels, merging)| (labels, merging.renewed_runs));
+    text.counter(
+        "machine_renewed_runs_total",
+        "Damaged runs that were made again from what they were merged from.",
+        renewed,
+    );
     let failures = merging().map(|(labels, merging)| (labels, merging.failures));
     text.counter("machine_merge_failures_total", "Looks of merging that failed.", failures);
 }

@@ -275,6 +275,7 @@ impl Compactor {
             let (objects, how) = (vec![part(*old, 0)], "made again from what they were merged from");
             self.spec.board.tell(DataEventKind::ObjectsRepaired { objects, how });
         }
+        self.spec.board.edit(|status| status.merging.renewed_runs += round.renewed.len() as u64);
         for (run, why) in &round.unmade {
             warn!(self.log, "a damaged run stays"; "why" => why);
             self.doubt((0..run.parts).map(|number| part(run.id, number)));
@@ -343,7 +344,7 @@ impl Compactor {
         if matches!(error, MergeError::Stopped | MergeError::Outdated { .. }) {
             return;
         }
-        if let MergeError::Read(ReadError::Damaged { object, .. }) = error {
+        if let MergeError::Broken { object, .. } | MergeError::Read(ReadError::Damaged { object, .. }) = error {
             self.doubt([object.to_string()].into_iter());
         }
         self.failures += 1;

@@ -240,7 +240,8 @@ impl Scrubber {
             "{count} objects of the log in the vault are damaged, which touches {points} recovery points: {}: {problem}; {}",
             first.found.object, first.stays
         );
-        let remedy = "Put them back from a copy of the vault: `farshore vault repair --from COPY`. They are read again within ten minutes.";
+        let remedy = "Put them back from a copy of the vault (`farshore vault repair --from COPY`), or, without one, have the machine's \
+            disks read again (`farshore ctl resync`). They are looked at again within ten minutes.";
         self.spec.board.raise(IssueCode::ObjectsDamaged, Severity::Critical, what, remedy);
     }
 

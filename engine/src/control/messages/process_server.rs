@@ -448,6 +448,9 @@ pub struct MergingReport {
     pub written_bytes: u64,
     /// Objects that were deleted.
     pub deleted_objects: u64,
+    /// Damaged runs that were made again from what they were merged from.
+    #[serde(default)]
+    pub renewed_runs: u64,
     /// Looks that failed.
     pub failures: u64,
 }

@@ -44,6 +44,7 @@ pub use round::{Preview, Round, Rules, Standing, preview};
 pub use sweep::{Sightings, Swept};
 
 use crate::ids::{Epoch, RunId, Slot, TimelineId, Timestamp, WriterId};
+use crate::vault::layout::ObjectName;
 use crate::vault::manifest::ManifestError;
 use crate::vault::manifest_keeper::{ChangeError, ManifestKeeper};
 use crate::vault::read::error::ReadError;
@@ -184,7 +185,10 @@ pub enum MergeError {
     #[error(transparent)]
     Manifest(#[from] ChangeError),
     /// What was to be merged is not whole.
-    #[error("slots {from} to {to} cannot be merged: the log is readable up to slot {readable} only; verify the vault")]
+    #[error(
+        "slots {from} to {to} cannot be merged: the log is readable up to slot {readable} only, where {object} is damaged; \
+         verify the vault"
+    )]
     Broken {
         /// First slot of the merge.
         from: Slot,
@@ -192,6 +196,8 @@ pub enum MergeError {
         to: Slot,
         /// The first slot that cannot be read.
         readable: Slot,
+        /// The object there.
+        object: ObjectName,
     },
     /// The plan is not one of this log.
     #[error("slots {from} to {to} cannot be merged: they are not what the log has there now; plan again")]

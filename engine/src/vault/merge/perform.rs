@@ -75,7 +75,10 @@ impl Merger {
         let last = views.last().expect("there is one");
         if last.slot != job.to {
             return Err(match reader.broken() {
-                Some(broken) => MergeError::Broken { from: job.from, to: job.to, readable: broken.slot },
+                Some(broken) => {
+                    let object = broken.object.clone();
+                    MergeError::Broken { from: job.from, to: job.to, readable: broken.slot, object }
+                }
                 None => outdated(),
             });
         }

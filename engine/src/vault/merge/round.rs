@@ -135,8 +135,8 @@ impl Merger {
         if round.renewed.is_empty()
             && let Some(broken) = known.broken()
         {
-            let (from, readable) = (broken.slot, broken.slot);
-            return Err(MergeError::Broken { from, to: known.chain().next, readable });
+            let (from, readable, object) = (broken.slot, broken.slot, broken.object.clone());
+            return Err(MergeError::Broken { from, to: known.chain().next, readable, object });
         }
         if round.renewed.is_empty() {
             self.tend(&known, rules, &mut round).await?;
