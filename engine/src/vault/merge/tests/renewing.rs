@@ -106,7 +106,7 @@ fn what_a_damaged_piece_was_made_of_is_taken_instead_of_it_and_where_that_is_dam
         world.log.store.damage(&name, None);
         let unmade = renewed(&mut world, third.id).await;
         assert!(matches!(&unmade, Err(MergeError::Unmade { run, .. }) if *run == third.id), "{unmade:?}");
-        assert_eq!(runs(&mut world).await, [third.clone()]);
+        assert_eq!(runs(&mut world).await, std::slice::from_ref(&third));
         world.log.store.damage(&name, Some(whole));
         renewed(&mut world, third.id).await.expect("a copy of the segment was put back").expect("it is live");
         world.check().await.expect("every point is as it was");
