@@ -352,3 +352,17 @@ fn nothing_is_read_before_its_digests_are_there_and_what_was_asked_of_a_lost_con
     world.settle();
     assert_eq!(world.replica().1, 0, "nothing differed");
 }
+
+#[test]
+fn digests_of_before_a_resync_count_no_more_also_where_the_region_was_being_read() {
+    let mut world = World::new(image(&[1]), image(&[1]), 1 << 20, true);
+    world.open(true);
+    world.ask();
+    world.answer();
+    (0..2).for_each(|_| world.step_scan(false));
+    assert!(matches!(world.scan, Some((_, Some(_)))), "a region is being read");
+    world.resync(1);
+    world.step_scan(true);
+    world.settle();
+    assert!(world.replica().0 == world.disk, "the damaged piece is sent again");
+}

@@ -80,9 +80,9 @@ impl ScanState {
         }
     }
 
-    /// The region is looked at again: what the log says of it is still so.
+    /// The region is looked at again. What the log says of it is still so, unless it was lost, or found damaged, meanwhile.
     fn keep_digests(&mut self, current: &mut Current) {
-        if let Some(known) = current.known.take() {
+        if let Some(known) = current.known.take().filter(|_| !current.spoiled) {
             self.compare.put_back(current.first, known);
         }
     }
