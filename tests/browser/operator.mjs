@@ -271,12 +271,9 @@ async function restoreToImages() {
   await look(page, 'restore');
   await dialogButton('Restore').click();
   await page.getByText('The restore has begun').waitFor();
-  await place('Jobs');
   const job = page.locator('.item').filter({ hasText: 'Restore to images' }).filter({ hasText: 'Done' });
   await job.waitFor();
   await need('images', { images: await job.locator('.item-text').textContent() });
-  await place('Machines');
-  await page.getByRole('link', { name: machine }).click();
 }
 
 /** What is paused says so, and goes on when it is told to. */
