@@ -31,6 +31,8 @@ const AHEAD_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct CompareState {
     asked: BTreeSet<u32>,
+    /// Those of them whose answer may be of before a resync: it counts no more when it comes.
+    outdated: BTreeSet<u32>,
     known: BTreeMap<u32, Vec<PieceState>>,
     /// Bytes that were compared so far.
     pub(super) compared_bytes: u64,
@@ -47,9 +49,10 @@ impl CompareState {
         self.known.remove(&region)
     }
 
-    /// What was answered so far counts no more.
+    /// What was answered so far counts no more, nor what was read for an answer that is on its way.
     pub(super) fn forget(&mut self) {
         self.known.clear();
+        self.outdated.extend(&self.asked);
     }
 
     pub(super) fn put_back(&mut self, region: u32, pieces: Vec<PieceState>) {
@@ -93,21 +96,26 @@ impl Splitter {
         })
     }
 
-    /// What was asked for is answered.
+    /// What was asked for is answered. An answer that does not count leaves its region to be asked for again.
     pub fn compared(&mut self, digests: Digests) {
         let Some(number) = (0..self.disks.len()).find(|number| self.window.number(*number) == digests.part.disk) else {
             return;
         };
         let disk = &mut self.disks[number];
         let region = (digests.part.offset / disk.regions.region_bytes()) as u32;
-        if disk.scan.compare.asked.remove(&region) {
-            disk.scan.compare.known.insert(region, digests.pieces);
+        let compare = &mut disk.scan.compare;
+        let (asked, outdated) = (compare.asked.remove(&region), compare.outdated.remove(&region));
+        if asked && !outdated {
+            compare.known.insert(region, digests.pieces);
         }
     }
 
     /// Nobody will answer what was asked for until now: the connection is gone.
     pub fn forget_compares(&mut self) {
-        self.disks.iter_mut().for_each(|disk| disk.scan.compare.asked.clear());
+        for disk in &mut self.disks {
+            disk.scan.compare.asked.clear();
+            disk.scan.compare.outdated.clear();
+        }
     }
 }
 

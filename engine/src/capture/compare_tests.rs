@@ -44,7 +44,8 @@ struct World {
     disk: Vec<u8>,
     requests: VecDeque<Request>,
     scan: Option<(ScanJob, Option<Lsn>)>,
-    asked: VecDeque<Part>,
+    /// Answers on their way: what the vault had when it was asked.
+    asked: VecDeque<Digests>,
     log: Vec<crate::batch::Batch>,
     unknown: bool,
     /// Pieces of which the vault lost all that came before the batch of that number.
@@ -158,14 +159,8 @@ impl World {
     }
 
     fn ask(&mut self) {
-        if let Some(part) = self.splitter.next_compare() {
-            assert!(!self.asked.contains(&part), "nothing is asked for twice");
-            self.asked.push_back(part);
-        }
-    }
-
-    fn answer(&mut self) {
-        let Some(part) = self.asked.pop_front() else { return };
+        let Some(part) = self.splitter.next_compare() else { return };
+        assert!(self.asked.iter().all(|digests| digests.part != part), "nothing is asked for twice");
         let range = part.offset as usize..part.offset as usize + part.len as usize;
         let mut digests =
             if self.unknown { Digests::unknown(part) } else { Digests::of(part, &key(), &self.before[range.clone()]) };
@@ -174,7 +169,13 @@ impl World {
                 *state = PieceState::Unknown;
             }
         }
-        self.splitter.compared(digests);
+        self.asked.push_back(digests);
+    }
+
+    fn answer(&mut self) {
+        if let Some(digests) = self.asked.pop_front() {
+            self.splitter.compared(digests);
+        }
     }
 
     fn disconnect(&mut self) {
@@ -363,6 +364,18 @@ fn digests_of_before_a_resync_count_no_more_also_where_the_region_was_being_read
     assert!(matches!(world.scan, Some((_, Some(_)))), "a region is being read");
     world.resync(1);
     world.step_scan(true);
+    world.settle();
+    assert!(world.replica().0 == world.disk, "the damaged piece is sent again");
+}
+
+#[test]
+fn an_answer_that_was_on_its_way_at_a_resync_counts_no_more_and_is_asked_for_again() {
+    let mut world = World::new(image(&[1]), image(&[1]), 1 << 20, true);
+    world.open(true);
+    world.ask();
+    world.resync(1);
+    world.answer();
+    assert_eq!(world.splitter.scan_spot(0, world.now), None, "what it said was read before the resync");
     world.settle();
     assert!(world.replica().0 == world.disk, "the damaged piece is sent again");
 }
