@@ -236,8 +236,9 @@ impl Scrubber {
         let Some(first) = damaged.first() else { return self.spec.board.clear(IssueCode::ObjectsDamaged) };
         let (count, points) = (damaged.len(), touched(damaged));
         let problem = first.found.problems.first().map_or("it cannot be read", String::as_str);
+        let plural = if count == 1 { "" } else { "s" };
         let what = format!(
-            "{count} objects of the log in the vault are damaged, which touches {points} recovery points: {}: {problem}; {}",
+            "damage in {count} object{plural} of the log in the vault touches {points} recovery points: {}: {problem}; {}",
             first.found.object, first.stays
         );
         let remedy = "Put them back from a copy of the vault (`farshore vault repair --from COPY`), or, without one, have the machine's \
